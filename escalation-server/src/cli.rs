@@ -1,0 +1,155 @@
+//! The command line: raw arguments in, one front door out.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::front::{self, LogArguments};
+use crate::session::Options;
+
+/// A guarded gate between an agent's shell and the machine.
+///
+/// Without a command it starts a session: a login shell in a sandbox, each of whose commands is
+/// judged at its execve. What follows `--` are zsh's own arguments.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    session: SessionArguments,
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Arguments for zsh, after `--`
+    #[arg(last = true, value_name = "ZSH-ARGUMENTS")]
+    zsh: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct SessionArguments {
+    /// read-only, workspace-write or danger-full-access
+    #[arg(long, value_name = "MODE", conflicts_with = "profile")]
+    sandbox: Option<String>,
+    /// A profile of the configuration, in place of a mode
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Rule files, besides those of the configuration
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    rules: Vec<PathBuf>,
+    /// A configuration file, read last
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Start there
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what was decided, and what came of it
+    Log(LogArguments),
+    /// Work with rules
+    Rules {
+        #[command(subcommand)]
+        action: RulesAction,
+    },
+    /// List living sessions, or end one
+    Sessions {
+        #[command(subcommand)]
+        action: Option<SessionsAction>,
+    },
+    /// Tell whether a session would start here, and what it would not hold
+    Doctor {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RulesAction {
+    /// Print which rules match a command, as JSON
+    Check {
+        /// Rule files; without any, those that a session would load
+        #[arg(long, value_name = "FILE")]
+        rules: Vec<PathBuf>,
+        /// The command, after `--`
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionsAction {
+    /// End a session, by its id or how that begins
+    End {
+        /// As `postern sessions` prints it
+        id: String,
+    },
+}
+
+/// The program's whole run: its exit status.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> i32 {
+    if is_shell(&arguments) {
+        return front::run(&Options::default(), &arguments, true);
+    }
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, and all else is an error: clap knows where each goes.
+            let _closed = error.print();
+            return error.exit_code();
+        }
+    };
+    match cli.command {
+        None => {
+            let SessionArguments { sandbox, profile, rules, config, cwd } = cli.session;
+            let mut zsh = vec![OsString::from("zsh")];
+            zsh.extend(cli.zsh);
+            front::run(&Options { sandbox, profile, rules, config, cwd }, &zsh, false)
+        }
+        Some(Command::Log(arguments)) => status(front::log(arguments)),
+        Some(Command::Rules { action: RulesAction::Check { rules, command } }) => status(
+            front::check(&rules, &command)
+                .map(|json| say(&format!("{json}\n")))
+                .map_err(|error| error.to_string()),
+        ),
+        Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),
+        Some(Command::Sessions { action: Some(SessionsAction::End { id }) }) => status(front::end(&id)),
+        Some(Command::Doctor { json }) => {
+            let (text, ok) = front::doctor(json);
+            say(&text);
+            i32::from(!ok)
+        }
+    }
+}
+
+/// `posternsh` in any of its guises: as itself, with a login shell's dash, and as `shell/zsh`.
+fn is_shell(arguments: &[OsString]) -> bool {
+    let name = arguments.first().map(|name| name.as_encoded_bytes()).unwrap_or_default();
+    let name = name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    matches!(name.strip_prefix(b"-").unwrap_or(name), b"posternsh" | b"zsh")
+}
+
+fn say(text: &str) {
+    // A reader that has seen enough is no error.
+    let _closed = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a front door's error reaches a person")]
+fn status(result: Result<(), String>) -> i32 {
+    match result {
+        Ok(()) => 0,
+        Err(what) => {
+            eprintln!("postern: {what}");
+            1
+        }
+    }
+}
+
+/// The command line's own description, for tests of help and documents.
+#[must_use]
+pub fn description() -> clap::Command {
+    Cli::command()
+}

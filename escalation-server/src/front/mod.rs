@@ -1,0 +1,13 @@
+//! The doors: each is thin over the same session or the same records.
+
+mod doctor;
+mod log;
+mod rules;
+mod sessions;
+mod shell;
+
+pub(crate) use doctor::doctor;
+pub(crate) use log::{LogArguments, log};
+pub(crate) use rules::check;
+pub(crate) use sessions::{end, list};
+pub(crate) use shell::run;

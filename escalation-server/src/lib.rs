@@ -1,0 +1,27 @@
+//! Postern: a guarded gate between an agent's sandboxed shell and the machine.
+//!
+//! The rooms, in the order of the flow; imports point down, never up and never sideways:
+//!
+//! * `cli`, `front`: the doors. A login shell, the log, rules, a doctor.
+//! * `session`: configuration, launch, and the flow of a request in `session/pipeline.rs`.
+//! * `runner`: the spawner, which forks, and what its children do until they are the command.
+//! * `sandbox`: from a profile to a confined process.
+//! * `record`: history.
+//! * `policy`, `profile`: what rules say, what a profile gives. Pure.
+//! * `flow`: the nouns that travel.
+//! * `sys`: the kernel, and all `unsafe` code.
+#![deny(unsafe_code)]
+
+mod cli;
+mod flow;
+mod front;
+mod policy;
+mod profile;
+mod record;
+mod runner;
+mod sandbox;
+mod session;
+#[expect(unsafe_code, reason = "system calls; each block has its SAFETY note")]
+mod sys;
+
+pub use cli::{description, main};

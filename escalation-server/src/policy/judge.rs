@@ -1,0 +1,239 @@
+//! From a command to a judgement: the same rules and the same request, the same answer.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use postern_shim::wire::Bytes;
+
+use super::rules::{Policy, Rule, width};
+use crate::flow::{Allowed, Execution, Judgement, RuleSource, Source, Verdict};
+
+/// A command, as far as rules see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject<'a> {
+    /// The program as it was asked for: absolute, or a bare word where only a word is known.
+    pub(crate) given: &'a Path,
+    /// The file's own path, if it is known.
+    pub(crate) resolved: Option<&'a Path>,
+    /// Whether `given` leads to the file past nothing that the sandbox could change.
+    pub(crate) given_holds: bool,
+    /// Whether the sandbox could change the file.
+    pub(crate) agent_writable: bool,
+    /// The argument vector with `argv[0]`, by which programs of many names decide what they are.
+    pub(crate) argv: &'a [Bytes],
+}
+
+/// A rule that matches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Match<'a> {
+    pub(crate) rule: &'a Rule,
+    /// The rule's first word.
+    program: &'a str,
+    /// The path that a rule's bare name stood for.
+    pub(crate) resolved_program: Option<&'a Path>,
+}
+
+impl Match<'_> {
+    /// The words that matched, as the rule has them.
+    pub(crate) fn prefix(&self, subject: &Subject<'_>) -> Vec<String> {
+        let rest = subject.argv.iter().skip(1).take(self.rule.pattern.len() - 1);
+        std::iter::once(self.program.to_owned())
+            .chain(rest.map(|word| String::from_utf8_lossy(word.as_slice()).into_owned()))
+            .collect()
+    }
+}
+
+/// Judges a command: the strictest rule wins, of allow rules the narrowest. `default` is what an
+/// allow rule without an execution gives.
+pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution) -> Judgement {
+    let matches = matches(policy, subject);
+    let strictest = matches.iter().map(|hit| hit.rule.verdict).max();
+    let given = |rule: &Rule| rule.allowed.execution.clone().unwrap_or_else(|| default.clone());
+    let winner = matches
+        .iter()
+        .filter(|hit| Some(hit.rule.verdict) == strictest)
+        .min_by_key(|hit| width(&given(hit.rule)));
+    let Some(winner) = winner else {
+        return Judgement {
+            verdict: Verdict::Allow,
+            source: Source::Heuristic,
+            allowed: Allowed::default(),
+            matched: Vec::new(),
+            audit: false,
+        };
+    };
+    let rule = winner.rule;
+    let allows = || matches.iter().filter(|hit| hit.rule.verdict == Verdict::Allow);
+    let env_keep = rule.allowed.env_keep.iter();
+    let kept_by_all = |name: &&String| allows().all(|hit| hit.rule.allowed.env_keep.contains(name));
+    Judgement {
+        verdict: rule.verdict,
+        source: Source::Rule(RuleSource {
+            file: rule.file.clone(),
+            line: rule.line,
+            justification: rule.justification.clone(),
+        }),
+        allowed: Allowed {
+            execution: Some(given(rule)),
+            env_keep: env_keep.filter(kept_by_all).cloned().collect(),
+        },
+        matched: winner.prefix(subject),
+        audit: matches.iter().any(|hit| hit.rule.audit),
+    }
+}
+
+/// Every rule that matches, in the order of loading within each name.
+pub(crate) fn matches<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Match<'a>> {
+    let mut found: Vec<Match<'a>> = Vec::new();
+    let names = [Some(subject.given), subject.resolved.filter(|path| *path != subject.given)];
+    for path in names.into_iter().flatten() {
+        // A name that the sandbox could have made up may forbid, never allow.
+        let speaks = subject.given_holds && calls_itself(subject);
+        let whole = path.to_string_lossy();
+        let base = path.file_name().map_or(Cow::Borrowed(""), |name| name.to_string_lossy());
+        let mut collect = |program: &str, bare: bool| {
+            for rule in policy.about(program).filter(|rule| rest_matches(rule, subject.argv)) {
+                let listed =
+                    policy.host(program).is_some_and(|paths| paths.iter().any(|path| *path == whole));
+                let permitted = match rule.verdict {
+                    Verdict::Allow if !speaks => false,
+                    Verdict::Allow if bare => {
+                        listed || (policy.host(program).is_none() && !subject.agent_writable)
+                    }
+                    // A path that is not listed is another program, for every rule alike.
+                    _ if bare => listed || policy.host(program).is_none(),
+                    _ => true,
+                };
+                let new = !found.iter().any(|hit| std::ptr::eq(hit.rule, rule));
+                if permitted && new {
+                    let word = rule.pattern[0].iter().find(|word| *word == program);
+                    found.push(Match {
+                        rule,
+                        program: word.map_or("", String::as_str),
+                        resolved_program: bare.then_some(path),
+                    });
+                }
+            }
+        };
+        collect(&whole, false);
+        if path.is_absolute() {
+            collect(&base, true);
+        }
+    }
+    found
+}
+
+/// Whether `argv[0]` agrees with the file's name, so that a program of many names is the one that
+/// a rule is about. A login shell's dash is no part of the name.
+fn calls_itself(subject: &Subject<'_>) -> bool {
+    let Some(zeroth) = subject.argv.first() else { return false };
+    let zeroth = zeroth.as_slice();
+    let zeroth = zeroth.strip_prefix(b"-").unwrap_or(zeroth);
+    let name = zeroth.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let is = |path: &Path| path.file_name().is_some_and(|base| base.as_encoded_bytes() == name);
+    is(subject.given) || subject.resolved.is_some_and(is)
+}
+
+fn rest_matches(rule: &Rule, argv: &[Bytes]) -> bool {
+    let rest = argv.get(1..).unwrap_or_default();
+    let pattern = rule.pattern.get(1..).unwrap_or_default();
+    pattern.len() <= rest.len()
+        && pattern.iter().zip(rest).all(|(alternatives, word)| {
+            alternatives.iter().any(|alternative| alternative.as_bytes() == word.as_slice())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::load;
+
+    const RULES: &str = r#"
+prefix_rule(["git", "push"], decision = "forbidden", justification = "ask a person")
+prefix_rule(["git", ["status", "log"]], execution = "turn_default")
+prefix_rule(["git"], execution = "unsandboxed")
+prefix_rule(["cat"])
+host_executable("tool", ["/opt/bin/tool"])
+prefix_rule(["tool"])
+prefix_rule(["/usr/bin/exact"])
+prefix_rule(["exact"], decision = "forbidden")
+"#;
+
+    struct Case {
+        given: &'static str,
+        resolved: &'static str,
+        holds: bool,
+        writable: bool,
+        argv: &'static str,
+    }
+
+    fn verdict(case: &Case) -> (Verdict, bool, Option<Execution>) {
+        let policy = load([("test.rules", RULES)]).unwrap();
+        let argv: Vec<Bytes> = case.argv.split(' ').map(|word| Bytes(word.as_bytes().to_vec())).collect();
+        let judgement = judge(
+            &policy,
+            &Subject {
+                given: Path::new(case.given),
+                resolved: Some(Path::new(case.resolved)),
+                given_holds: case.holds,
+                agent_writable: case.writable,
+                argv: &argv,
+            },
+            &Execution::Unsandboxed,
+        );
+        (judgement.verdict, judgement.source != Source::Heuristic, judgement.allowed.execution)
+    }
+
+    fn plain(path: &'static str, argv: &'static str) -> Case {
+        Case { given: path, resolved: path, holds: true, writable: false, argv }
+    }
+
+    #[test]
+    fn the_strictest_rule_wins_and_of_allows_the_narrowest() {
+        assert_eq!(verdict(&plain("/usr/bin/git", "git push")).0, Verdict::Forbidden);
+        assert_eq!(verdict(&plain("/usr/bin/git", "git log")).2, Some(Execution::TurnDefault));
+        assert_eq!(verdict(&plain("/usr/bin/git", "git gc")).2, Some(Execution::Unsandboxed));
+        assert!(!verdict(&plain("/usr/bin/ls", "ls")).1);
+    }
+
+    #[test]
+    fn an_exact_rule_does_not_shadow_a_stricter_one() {
+        assert_eq!(verdict(&plain("/usr/bin/exact", "exact")).0, Verdict::Forbidden);
+    }
+
+    #[test]
+    fn a_program_of_the_workspace_gets_no_allow_by_its_name() {
+        let fake =
+            Case { given: "/work/git", resolved: "/work/git", holds: false, writable: true, argv: "git gc" };
+        assert!(!verdict(&fake).1);
+        let forbidden = Case { argv: "git push", ..fake };
+        assert_eq!(verdict(&forbidden).0, Verdict::Forbidden);
+    }
+
+    #[test]
+    fn a_link_that_the_sandbox_made_does_not_lend_its_name() {
+        let link = Case {
+            given: "/work/git",
+            resolved: "/usr/bin/rm",
+            holds: false,
+            writable: false,
+            argv: "git gc",
+        };
+        assert!(!verdict(&link).1);
+    }
+
+    #[test]
+    fn a_program_of_many_names_must_call_itself_what_the_rule_says() {
+        let case =
+            |argv| Case { given: "/bin/cat", resolved: "/bin/busybox", holds: true, writable: false, argv };
+        assert!(verdict(&case("cat x")).1);
+        assert!(!verdict(&case("rm x")).1);
+        assert!(verdict(&case("-cat x")).1);
+    }
+
+    #[test]
+    fn a_listed_executable_lies_where_it_is_listed() {
+        assert!(verdict(&plain("/opt/bin/tool", "tool")).1);
+        assert!(!verdict(&plain("/usr/bin/tool", "tool")).1);
+    }
+}

@@ -1,0 +1,350 @@
+//! The rule language: Starlark with `prefix_rule` and `host_executable`.
+#![expect(clippy::too_many_arguments, reason = "a rule's arguments are the language's own")]
+
+use std::cell::RefCell;
+
+use postern_shim::wire::Bytes;
+use starlark::environment::{Globals, GlobalsBuilder, LibraryExtension, Module};
+use starlark::eval::Evaluator;
+use starlark::starlark_module;
+use starlark::syntax::{AstModule, Dialect};
+use starlark::values::list::UnpackList;
+use starlark::values::none::{NoneOr, NoneType};
+use starlark::values::tuple::UnpackTuple;
+use starlark::values::{UnpackValue, Value};
+
+use super::judge::{Subject, matches};
+use super::rules::{Policy, Rule};
+use crate::flow::{Allowed, Execution, Verdict};
+
+/// Why a rule file was refused, beginning with file:line:column where there is such a place.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct LoadError(String);
+
+/// What the file being read has said so far. The builtins reach it through their thread, because
+/// the evaluator's own way of carrying a value wants an `unsafe impl`.
+#[derive(Default)]
+struct Loading {
+    policy: Policy,
+    examples: Vec<Example>,
+}
+
+thread_local! {
+    static LOADING: RefCell<Loading> = RefCell::default();
+}
+
+/// A command that a rule says of itself that it does or does not match.
+struct Example {
+    rule: Rule,
+    words: Vec<String>,
+    matches: bool,
+}
+
+/// Reads rule files, each a name for messages and its text.
+///
+/// # Errors
+/// The first thing that is wrong; there is no such thing as a partly loaded policy.
+pub(crate) fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Policy, LoadError> {
+    let globals: Globals = GlobalsBuilder::extended_by(&[LibraryExtension::Print]).with(builtins).build();
+    LOADING.take();
+    for (name, text) in files {
+        let dialect = Dialect { enable_load: false, enable_f_strings: true, ..Dialect::Extended };
+        let ast = AstModule::parse(name, text.to_owned(), &dialect).map_err(|error| located(name, &error))?;
+        Module::with_temp_heap(|module| {
+            let mut evaluator = Evaluator::new(&module);
+            evaluator.eval_module(ast, &globals).map(drop).map_err(|error| located(name, &error))
+        })?;
+        LOADING.with_borrow_mut(|loading| {
+            std::mem::take(&mut loading.examples)
+                .into_iter()
+                .try_for_each(|example| check(&loading.policy, example))
+        })?;
+    }
+    let policy = LOADING.take().policy;
+    if let Some((first, second)) = policy.conflict() {
+        return Err(LoadError(format!(
+            "{}:{}:1: this rule and {}:{} allow the same command under different profiles, and neither is \
+             narrower; give both the same `execution`",
+            second.file, second.line, first.file, first.line
+        )));
+    }
+    Ok(policy)
+}
+
+fn located(name: &str, error: &starlark::Error) -> LoadError {
+    let message = error.without_diagnostic().to_string();
+    let message = message.trim();
+    LoadError(match error.span() {
+        Some(span) => {
+            let at = span.resolve_span().begin;
+            format!("{}:{}:{}: {message}", span.filename(), at.line + 1, at.column + 1)
+        }
+        None => format!("{name}:1:1: {message}"),
+    })
+}
+
+fn check(policy: &Policy, example: Example) -> Result<(), LoadError> {
+    let Example { rule, words, matches: expected } = example;
+    let argv: Vec<Bytes> = words.iter().map(|word| Bytes(word.clone().into_bytes())).collect();
+    let Some(program) = words.first() else { return Ok(()) };
+    // An example speaks of its own rule alone, with the host executables known so far.
+    let mut alone = Policy::default();
+    for name in rule.pattern.first().into_iter().flatten() {
+        if let Some(paths) = policy.host(name) {
+            alone.set_host(name.clone(), paths.to_vec());
+        }
+    }
+    let (file, line) = (rule.file.clone(), rule.line);
+    alone.add(rule);
+    let found = !matches(
+        &alone,
+        &Subject {
+            given: program.as_ref(),
+            resolved: None,
+            given_holds: true,
+            agent_writable: false,
+            argv: &argv,
+        },
+    )
+    .is_empty();
+    let words = words.join(" ");
+    match (found, expected) {
+        (false, true) => {
+            Err(LoadError(format!("{file}:{line}:1: the rule does not match its `match` example `{words}`")))
+        }
+        (true, false) => {
+            Err(LoadError(format!("{file}:{line}:1: the rule matches its `not_match` example `{words}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A string, or a list of strings.
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Words {
+    fn unpack(value: Value<'_>, what: &str) -> anyhow::Result<Self> {
+        if let Some(text) = value.unpack_str() {
+            return Ok(Self::One(text.to_owned()));
+        }
+        match UnpackList::<String>::unpack_value(value) {
+            Ok(Some(list)) => Ok(Self::Many(list.items)),
+            _ => anyhow::bail!("{what}: expected a string or a list of strings, got {value}"),
+        }
+    }
+}
+
+fn verdict(name: &str) -> anyhow::Result<Verdict> {
+    match name {
+        "allow" => Ok(Verdict::Allow),
+        "prompt" => Ok(Verdict::Prompt),
+        "forbidden" => Ok(Verdict::Forbidden),
+        other => anyhow::bail!("decision: expected \"allow\", \"prompt\" or \"forbidden\", got \"{other}\""),
+    }
+}
+
+fn pattern(items: Vec<Value<'_>>) -> anyhow::Result<Vec<Vec<String>>> {
+    anyhow::ensure!(!items.is_empty(), "pattern: expected at least one word");
+    items
+        .into_iter()
+        .map(|item| match Words::unpack(item, "pattern")? {
+            Words::One(word) => Ok(vec![word]),
+            Words::Many(words) if words.is_empty() => {
+                anyhow::bail!("pattern: a list of alternatives is empty")
+            }
+            Words::Many(words) => Ok(words),
+        })
+        .collect()
+}
+
+fn examples(items: Vec<Value<'_>>, what: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    items
+        .into_iter()
+        .map(|item| {
+            let words = match Words::unpack(item, what)? {
+                Words::One(text) => split(&text)
+                    .ok_or_else(|| anyhow::anyhow!("{what}: a quote in `{text}` is not closed"))?,
+                Words::Many(words) => words,
+            };
+            anyhow::ensure!(!words.is_empty(), "{what}: an example is empty");
+            Ok(words)
+        })
+        .collect()
+}
+
+/// Splits an example into words as a shell would: blanks, both quotes, backslash.
+fn split(text: &str) -> Option<Vec<String>> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    let mut rest = text.chars();
+    while let Some(next) = rest.next() {
+        match (quote, next) {
+            (Some('\''), '\'') | (Some('"'), '"') => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(next);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => word.get_or_insert_default().push(rest.next()?),
+            (None, blank) if blank.is_whitespace() => words.extend(word.take()),
+            (_, other) => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
+}
+
+#[starlark_module]
+fn builtins(builder: &mut GlobalsBuilder) {
+    fn prefix_rule<'v>(
+        pattern: UnpackList<Value<'v>>,
+        #[starlark(require = named)] decision: Option<&str>,
+        #[starlark(require = named)] r#match: Option<UnpackList<Value<'v>>>,
+        #[starlark(require = named)] not_match: Option<UnpackList<Value<'v>>>,
+        #[starlark(require = named, default = NoneOr::None)] justification: NoneOr<String>,
+        #[starlark(require = named, default = NoneOr::None)] execution: NoneOr<&str>,
+        #[starlark(require = named)] env_keep: Option<UnpackList<String>>,
+        #[starlark(require = named)] audit: Option<bool>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> anyhow::Result<NoneType> {
+        let (file, line) = here(eval);
+        let verdict = verdict(decision.unwrap_or("allow"))?;
+        let justification = justification.into_option();
+        anyhow::ensure!(
+            justification.as_ref().is_none_or(|text| !text.trim().is_empty()),
+            "justification: expected text, got a blank"
+        );
+        let execution = execution.into_option();
+        anyhow::ensure!(
+            execution.is_none_or(|name| !name.trim().is_empty()),
+            "execution: expected \"unsandboxed\", \"turn_default\" or a profile's name, got a blank"
+        );
+        let env_keep = env_keep.map(|list| list.items).unwrap_or_default();
+        anyhow::ensure!(
+            verdict == Verdict::Allow || (execution.is_none() && env_keep.is_empty()),
+            "execution and env_keep: expected only with decision \"allow\""
+        );
+        for name in &env_keep {
+            anyhow::ensure!(
+                !name.is_empty() && !name.contains(['=', '\0']),
+                "env_keep: expected names of variables, got \"{name}\""
+            );
+        }
+        let rule = Rule {
+            pattern: self::pattern(pattern.items)?,
+            verdict,
+            justification,
+            allowed: Allowed { execution: execution.map(Execution::parse), env_keep },
+            audit: audit.unwrap_or(false),
+            file,
+            line,
+        };
+        for (items, matches, what) in [(r#match, true, "match"), (not_match, false, "not_match")] {
+            for words in examples(items.map(|list| list.items).unwrap_or_default(), what)? {
+                let example = Example { rule: rule.clone(), words, matches };
+                LOADING.with_borrow_mut(|loading| loading.examples.push(example));
+            }
+        }
+        LOADING.with_borrow_mut(|loading| loading.policy.add(rule));
+        Ok(NoneType)
+    }
+
+    fn host_executable(name: String, paths: UnpackList<String>) -> anyhow::Result<NoneType> {
+        anyhow::ensure!(
+            !name.is_empty() && !name.contains('/'),
+            "host_executable: expected a bare file name, got \"{name}\""
+        );
+        for path in &paths.items {
+            anyhow::ensure!(
+                path.starts_with('/') && path.rsplit('/').next() == Some(name.as_str()),
+                "host_executable: expected an absolute path that ends in /{name}, got \"{path}\""
+            );
+        }
+        LOADING.with_borrow_mut(|loading| loading.policy.set_host(name, paths.items));
+        Ok(NoneType)
+    }
+
+    fn network_rule<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] kwargs: Value<'v>,
+    ) -> anyhow::Result<NoneType> {
+        let _unread = (args, kwargs);
+        anyhow::bail!(
+            "network_rule: this version cannot enforce rules by host; remove the rule, and grant or withhold \
+             the network by profile"
+        )
+    }
+}
+
+fn here(eval: &Evaluator<'_, '_, '_>) -> (String, usize) {
+    eval.call_stack_top_location().map_or_else(
+        || ("?".to_owned(), 1),
+        |span| (span.filename().to_owned(), span.resolve_span().begin.line + 1),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        load([("a.rules", text)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, place, expected) in [
+            ("\nprefix_rule([)", "a.rules:2:", "expected"),
+            ("prefix_rule([])", "a.rules:1:1:", "at least one word"),
+            ("prefix_rule(['a'], decision = 'maybe')", "a.rules:1:1:", "expected \"allow\""),
+            ("prefix_rule(['a'], decisions = 'allow')", "a.rules:1:", "decisions"),
+            ("prefix_rule(['a'], match = ['b'])", "a.rules:1:1:", "does not match its `match` example `b`"),
+            ("prefix_rule(['a'], not_match = ['a x'])", "a.rules:1:1:", "`not_match` example `a x`"),
+            ("prefix_rule(['a', 1])", "a.rules:1:1:", "expected a string"),
+            ("prefix_rule(['a'], justification = ' ')", "a.rules:1:1:", "blank"),
+            ("host_executable('git', ['git'])", "a.rules:1:1:", "absolute path"),
+            (
+                "prefix_rule(['a'], decision = 'forbidden', execution = 'unsandboxed')",
+                "a.rules:1:1:",
+                "only with",
+            ),
+            (
+                "network_rule(host = 'x', protocol = 'https', decision = 'allow')",
+                "a.rules:1:1:",
+                "cannot enforce",
+            ),
+        ] {
+            let message = error(text);
+            assert!(message.starts_with(place), "{text}: {message}");
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn incomparable_executions_are_refused() {
+        let text = "prefix_rule(['a'], execution = 'one')\nprefix_rule(['a', 'b'], execution = 'two')";
+        assert!(error(text).starts_with("a.rules:2:1:"), "{}", error(text));
+        assert!(
+            load([(
+                "a",
+                "prefix_rule(['a', 'c'], execution = 'one')\nprefix_rule(['a', 'b'], execution = 'two')"
+            )])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn rules_can_be_computed() {
+        let text = "prefix_rule(['gh', 'pr', ['view', 'list']], justification = None, match = ['gh pr view 1'])\n\
+                    [prefix_rule([tool]) for tool in ['a', 'b']]";
+        assert_eq!(load([("a", text)]).unwrap().rules().len(), 3);
+    }
+
+    #[test]
+    fn examples_are_split_as_a_shell_would() {
+        assert_eq!(split(r#"git commit -m "a b" '' \""#).unwrap(), ["git", "commit", "-m", "a b", "", "\""]);
+        assert_eq!(split("git 'x"), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! The modes that profiles come from, and the profiles that need no configuration.
+
+use super::resolve::{Access, Entry, Place, Profile};
+
+fn entry(place: Place, access: Access) -> Entry {
+    Entry { place, access }
+}
+
+/// Everything may be read, nothing written; no network.
+pub(crate) fn read_only() -> Profile {
+    Profile {
+        name: "read-only".to_owned(),
+        filesystem: Some(vec![entry(Place::Root, Access::Read)]),
+        network: false,
+    }
+}
+
+/// Everything may be read; the project and temporary directories written; no network.
+pub(crate) fn workspace_write() -> Profile {
+    Profile {
+        name: "workspace-write".to_owned(),
+        filesystem: Some(vec![
+            entry(Place::Root, Access::Read),
+            entry(Place::ProjectRoots(None), Access::Write),
+            entry(Place::SlashTmp, Access::Write),
+            entry(Place::Tmpdir, Access::Write),
+        ]),
+        network: false,
+    }
+}
+
+/// No sandbox.
+pub(crate) fn danger_full_access() -> Profile {
+    Profile { name: "danger-full-access".to_owned(), filesystem: None, network: true }
+}
+
+/// What git needs beyond the turn to commit, without what makes git run other programs: the
+/// repository's data, but neither hooks nor configuration nor pointers to other directories.
+pub(crate) fn git(turn: &Profile) -> Profile {
+    const CLOSED: [&str; 7] =
+        ["hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
+    let mut filesystem = turn.filesystem.clone();
+    if let Some(entries) = &mut filesystem {
+        entries.push(entry(Place::ProjectRoots(Some(".git".into())), Access::Write));
+        entries.extend(
+            CLOSED
+                .iter()
+                .map(|name| entry(Place::ProjectRoots(Some(format!(".git/{name}").into())), Access::Read)),
+        );
+    }
+    Profile { name: "git".to_owned(), filesystem, network: turn.network }
+}
+
+/// The turn, with the network.
+pub(crate) fn network(turn: &Profile) -> Profile {
+    Profile { name: "network".to_owned(), filesystem: turn.filesystem.clone(), network: true }
+}
+
+/// A profile that gives what another gives, but for writing and the network.
+pub(crate) fn without_writing(mut profile: Profile) -> Profile {
+    for entry in profile.filesystem.iter_mut().flatten() {
+        entry.access = Access::Read;
+    }
+    profile.network = false;
+    profile
+}

@@ -1,0 +1,188 @@
+//! Reads history back: one joined object a decision, in the order of time.
+
+use std::path::Path;
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, params_from_iter};
+use serde_json::{Value, json};
+
+use super::store::{Event, StoreError, open_to_read};
+
+/// Which lines to read. Times in microseconds since 1970.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// The beginning of a session's id.
+    pub(crate) session: Option<String>,
+    pub(crate) decision: Option<String>,
+    pub(crate) execution: Option<String>,
+    pub(crate) since_us: Option<i64>,
+    /// A part of the command line or of the executable's path.
+    pub(crate) grep: Option<String>,
+    pub(crate) seq: Option<i64>,
+}
+
+/// One line of history: a decision joined with its outcome, or a session's event.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) kind: String,
+    pub(crate) json: Value,
+}
+
+/// A chain that does not hold.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VerifyError {
+    #[error("session {session}: event {seq} was changed, or one before it: the chain does not hold there")]
+    Broken { session: String, seq: i64 },
+    #[error("session {session}: event {seq} is missing")]
+    Missing { session: String, seq: i64 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The records, opened for reading.
+#[derive(Debug)]
+pub(crate) struct Reader(Connection);
+
+impl Reader {
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn open(state: &Path) -> Result<Self, StoreError> {
+        open_to_read(state).map(Self)
+    }
+
+    /// Lines that pass the filter, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub(crate) fn lines(&self, filter: &Filter) -> Result<Vec<Line>, StoreError> {
+        let mut wanted = vec!["d.kind != 'finished'".to_owned()];
+        let mut values: Vec<Sql> = Vec::new();
+        if let Some(session) = &filter.session {
+            // An id or a part of one is letters, digits and dashes: no wildcard gets in.
+            let plain: String =
+                session.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
+            wanted.push("(d.session LIKE ? OR d.session LIKE ?)".to_owned());
+            values.extend([Sql::Text(format!("{plain}%")), Sql::Text(format!("%{plain}"))]);
+        }
+        let numbers = [("d.time_us >= ?", filter.since_us), ("d.seq = ?", filter.seq)];
+        for (condition, number) in numbers {
+            if let Some(number) = number {
+                wanted.push(condition.to_owned());
+                values.push(Sql::Integer(number));
+            }
+        }
+        let mut statement = self.0.prepare(&format!(
+            "SELECT d.session, d.seq, d.kind, d.time_us, d.body, d.hash, f.body,
+                    coalesce((SELECT hash FROM events p WHERE p.session = d.session AND p.seq = d.seq - 1), '')
+             FROM events d
+             LEFT JOIN events f ON f.session = d.session AND f.kind = 'finished' AND f.completes = d.seq
+             WHERE {} ORDER BY d.time_us, d.seq",
+            wanted.join(" AND ")
+        ))?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (session, seq, kind): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (time_us, body, hash): (i64, String, String) = (row.get(3)?, row.get(4)?, row.get(5)?);
+            let (finished, prev): (Option<String>, String) = (row.get(6)?, row.get(7)?);
+            let mut json: Value = serde_json::from_str(&body).unwrap_or_else(|_| json!({ "damaged": body }));
+            if kind == "decided" {
+                let end: Value =
+                    finished.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+                json["outcome"] = end.get("outcome").cloned().unwrap_or_default();
+                json["attested"]["fds"] = end.get("fds").cloned().unwrap_or_default();
+            } else {
+                json["event"] = Value::from(kind.as_str());
+            }
+            json["seq"] = seq.into();
+            json["session"] = session.into();
+            json["time"] = time(time_us).into();
+            json["prev"] = prev.into();
+            json["hash"] = hash.into();
+            let line = Line { kind, json };
+            if passes(&line, filter) {
+                lines.push(line);
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Checks every chain; returns how many events hold.
+    ///
+    /// # Errors
+    /// The first event that does not.
+    pub(crate) fn verify(&self) -> Result<u64, VerifyError> {
+        let mut statement = self
+            .0
+            .prepare(
+                "SELECT session, seq, kind, time_us, completes, body, hash FROM events ORDER BY session, seq",
+            )
+            .map_err(StoreError::from)?;
+        let mut rows = statement.query([]).map_err(StoreError::from)?;
+        let (mut session, mut expected, mut previous, mut count) = (String::new(), 1, String::new(), 0);
+        while let Some(row) = rows.next().map_err(StoreError::from)? {
+            let read = || -> rusqlite::Result<(Event, String)> {
+                let event = Event {
+                    session: row.get(0)?,
+                    seq: row.get(1)?,
+                    kind: row.get(2)?,
+                    time_us: row.get(3)?,
+                    completes: row.get(4)?,
+                    body: row.get(5)?,
+                };
+                Ok((event, row.get(6)?))
+            };
+            let (event, hash) = read().map_err(StoreError::from)?;
+            if event.session != session {
+                session.clone_from(&event.session);
+                (expected, previous) = (1, String::new());
+            }
+            if event.seq != expected {
+                return Err(VerifyError::Missing { session, seq: expected });
+            }
+            if event.hash(&previous) != hash {
+                return Err(VerifyError::Broken { session, seq: event.seq });
+            }
+            (expected, previous, count) = (expected + 1, hash, count + 1);
+        }
+        Ok(count)
+    }
+
+    /// The last hash of each session, newest first, with the session's id and its event's number.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub(crate) fn heads(&self) -> Result<Vec<(String, i64, String)>, StoreError> {
+        let mut statement = self.0.prepare(
+            "SELECT session, max(seq), hash FROM events GROUP BY session ORDER BY max(time_us) DESC",
+        )?;
+        let heads = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(heads.collect::<Result<_, _>>()?)
+    }
+}
+
+fn time(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us).map_or_else(|_| us.to_string(), |time| time.to_string())
+}
+
+fn passes(line: &Line, filter: &Filter) -> bool {
+    let narrowed = filter.decision.is_some() || filter.execution.is_some() || filter.grep.is_some();
+    if line.kind != "decided" {
+        return !narrowed;
+    }
+    let json = &line.json;
+    let execution = &json["execution"];
+    let execution = execution.as_str().or_else(|| execution["permissions"].as_str()).unwrap_or("in_place");
+    let in_permissions = json["execution"].is_object();
+    filter.decision.as_ref().is_none_or(|wanted| json["decision"] == wanted.as_str())
+        && filter
+            .execution
+            .as_ref()
+            .is_none_or(|wanted| execution == wanted || (wanted == "permissions" && in_permissions))
+        && filter.grep.as_ref().is_none_or(|wanted| {
+            let words = json["claimed"]["argv"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let line = words.collect::<Vec<_>>().join(" ");
+            line.contains(wanted.as_str())
+                || json["attested"]["exe"]["path"].as_str().is_some_and(|path| path.contains(wanted.as_str()))
+        })
+}

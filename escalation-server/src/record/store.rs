@@ -1,0 +1,111 @@
+//! The database file: where it is, what its tables are, how an event is hashed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// The format that this build writes. A newer one is read and never written.
+const FORMAT: i64 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(
+        "cannot use the state directory {path}: {error}; make it writable for this user, or set XDG_STATE_HOME"
+    )]
+    Directory { path: PathBuf, error: std::io::Error },
+    #[error("cannot open the records in {path}: {error}; make room there, or set XDG_STATE_HOME")]
+    Open { path: PathBuf, error: rusqlite::Error },
+    #[error(
+        "the records in {path} have format {found}, newer than this build's {FORMAT}: they can be read, not written; upgrade Postern"
+    )]
+    Newer { path: PathBuf, found: i64 },
+    #[error("there are no records in {0} yet")]
+    None(PathBuf),
+    #[error("read records: {0}")]
+    Read(#[from] rusqlite::Error),
+}
+
+/// One event as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) session: String,
+    pub(super) seq: i64,
+    pub(super) kind: String,
+    /// Microseconds since 1970.
+    pub(super) time_us: i64,
+    /// The event that this one completes.
+    pub(super) completes: Option<i64>,
+    pub(super) body: String,
+}
+
+impl Event {
+    /// The chain's next link. Each field has its length before it, so that none runs into another.
+    pub(super) fn hash(&self, previous: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let numbers = [self.seq, self.time_us, self.completes.unwrap_or(-1)].map(i64::to_le_bytes).concat();
+        for field in [
+            previous.as_bytes(),
+            self.session.as_bytes(),
+            self.kind.as_bytes(),
+            &numbers,
+            self.body.as_bytes(),
+        ] {
+            hasher.update(&(field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+pub(super) fn database(state: &Path) -> PathBuf {
+    state.join("records.db")
+}
+
+/// Opens the records for writing, made if need be.
+pub(super) fn open_to_write(state: &Path) -> Result<Connection, StoreError> {
+    let path = database(state);
+    let open = |error| StoreError::Open { path: path.clone(), error };
+    let connection = Connection::open(&path).map_err(open)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
+    if found > FORMAT {
+        return Err(StoreError::Newer { path, found });
+    }
+    // A commit survives the end of any process; only a power failure can take the last ones.
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = OFF;
+             PRAGMA wal_autocheckpoint = 4000;",
+        )
+        .map_err(open)?;
+    if found < FORMAT {
+        connection
+            .execute_batch(&format!(
+                "BEGIN IMMEDIATE;
+                 CREATE TABLE IF NOT EXISTS events (
+                     session TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+                     time_us INTEGER NOT NULL, completes INTEGER, body TEXT NOT NULL, hash TEXT NOT NULL,
+                     PRIMARY KEY (session, seq)) WITHOUT ROWID;
+                 CREATE INDEX IF NOT EXISTS by_time ON events (time_us);
+                 PRAGMA user_version = {FORMAT};
+                 COMMIT;"
+            ))
+            .map_err(open)?;
+    }
+    Ok(connection)
+}
+
+/// Opens the records for reading.
+pub(super) fn open_to_read(state: &Path) -> Result<Connection, StoreError> {
+    let path = database(state);
+    if !path.exists() {
+        return Err(StoreError::None(state.to_path_buf()));
+    }
+    let open = |error| StoreError::Open { path: path.clone(), error };
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(open)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    connection.execute_batch("PRAGMA query_only = ON").map_err(open)?;
+    Ok(connection)
+}

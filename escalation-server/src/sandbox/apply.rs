@@ -1,0 +1,207 @@
+//! Applies a plan, in three processes: the splitter leaves the namespaces of its parent, the
+//! sandbox's first process builds what will be seen, and the command confines itself.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, unshare};
+
+use super::plan::{Mount, Plan};
+use super::seccomp::Programs;
+use crate::sys::{landlock, mount, process};
+
+/// A step that failed, named for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {error}")]
+pub(crate) struct StepError {
+    pub(crate) what: String,
+    pub(crate) error: io::Error,
+}
+
+trait Named<T> {
+    fn named(self, what: impl Into<String>) -> Result<T, StepError>;
+}
+
+impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
+    fn named(self, what: impl Into<String>) -> Result<T, StepError> {
+        self.map_err(|error| StepError { what: what.into(), error: error.into() })
+    }
+}
+
+/// What can be made once and used by every command of a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct Confinement {
+    programs: Programs,
+}
+
+impl Confinement {
+    /// # Errors
+    /// As [`Programs::compile`].
+    pub(crate) fn prepare(plan: &Plan) -> Result<Self, StepError> {
+        let programs =
+            Programs::compile(plan.network(), nix::unistd::geteuid().is_root()).map_err(|error| {
+                StepError { what: "compile the seccomp filter".to_owned(), error: io::Error::other(error) }
+            })?;
+        Ok(Self { programs })
+    }
+}
+
+/// First: new namespaces for this process and its children, with its own user and group in them.
+/// The next child is the first process of the new PID namespace.
+pub(crate) fn split_off(plan: &Plan) -> Result<(), StepError> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
+    if plan.user_namespace {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    if !plan.network() {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).named("create namespaces")?;
+    if plan.user_namespace {
+        // Group membership cannot be given up, so that a group's `deny` in a mode holds.
+        fs::write("/proc/self/setgroups", "deny").named("deny setgroups in the user namespace")?;
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).named("map the user")?;
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).named("map the group")?;
+    }
+    Ok(())
+}
+
+/// Second, in the first process of the PID namespace: the mounts. What is returned keeps the
+/// caller's terminal where its name says, and must live as long as the sandbox.
+pub(crate) fn build_view(plan: &Plan, terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
+    let mut kept = None;
+    mount::make_private().named("make mounts private")?;
+    for step in &plan.mounts {
+        match step {
+            Mount::ReadOnlyWorld => {
+                mount::set_read_only(c"/", true, true).named("make / read-only")?;
+            }
+            Mount::Devices(names) => kept = devices(names, terminal)?,
+            Mount::Writable(path) => {
+                remount(path, false).named(format!("make {} writable", path.display()))?;
+            }
+            Mount::ReadOnly(path) => {
+                remount(path, true).named(format!("make {} read-only", path.display()))?;
+            }
+            Mount::Hide(path) => hide(path).named(format!("hide {}", path.display()))?,
+            Mount::Processes => processes()?,
+        }
+    }
+    Ok(kept)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Mounts a copy of what lies at a path over it. The path must lead there without a symlink, or
+/// somebody has changed it since it was resolved.
+fn remount(path: &Path, read_only: bool) -> io::Result<()> {
+    let at = process::open_exactly(&c_path(path)?)?;
+    let copy = mount::copy(&at)?;
+    mount::set_read_only_copy(&copy, read_only)?;
+    mount::attach(&copy, &at)
+}
+
+fn hide(path: &Path) -> io::Result<()> {
+    let at = process::open_exactly(&c_path(path)?)?;
+    let target = CString::new(format!("/proc/self/fd/{}", at.as_raw_fd()))?;
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount::fresh(c"tmpfs", &target, flags, c"mode=000,size=4k")
+}
+
+fn devices(names: &[&str], terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
+    let copy_of = |path: &Path| mount::copy(&process::open_exactly(&c_path(path)?)?);
+    let dev = Path::new("/dev");
+    let copies = names
+        .iter()
+        .map(|name| copy_of(&dev.join(name)).map(|copy| (*name, copy)).named(format!("copy /dev/{name}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let terminal = match terminal {
+        Some(path) => Some((path, copy_of(path).named("copy the terminal")?)),
+        None => None,
+    };
+    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+    mount::fresh(c"tmpfs", c"/dev", flags, c"mode=755,size=64k").named("mount /dev")?;
+    let attach = |copy: &OwnedFd, path: &Path| mount::attach(copy, &process::open_exactly(&c_path(path)?)?);
+    for (name, copy) in copies {
+        let path = dev.join(name);
+        fs::File::create(&path).and_then(|_| attach(&copy, &path)).named(format!("provide /dev/{name}"))?;
+    }
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        symlink(target, dev.join(link)).named(format!("link /dev/{link}"))?;
+    }
+    for name in ["pts", "shm"] {
+        fs::create_dir(dev.join(name)).named(format!("create /dev/{name}"))?;
+    }
+    mount::fresh(c"devpts", c"/dev/pts", flags, c"newinstance,ptmxmode=0666,mode=620")
+        .named("mount /dev/pts")?;
+    mount::fresh(c"tmpfs", c"/dev/shm", libc::MS_NOSUID | libc::MS_NODEV, c"mode=1777")
+        .named("mount /dev/shm")?;
+    let kept = match terminal {
+        Some((path, copy)) => place_terminal(path, &copy).named("provide the terminal")?,
+        None => None,
+    };
+    mount::set_read_only(c"/dev", true, false).named("make /dev read-only")?;
+    Ok(kept)
+}
+
+/// Puts the caller's terminal where ttyname(3) looks for it. The new devpts has only numbers that
+/// were allocated, so the number is allocated, covered, and held.
+fn place_terminal(path: &Path, copy: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    const MOST: usize = 512;
+    let mut masters = Vec::new();
+    while masters.len() < MOST && path.symlink_metadata().is_err() {
+        let master = fs::OpenOptions::new().read(true).write(true).open("/dev/pts/ptmx")?;
+        masters.push(OwnedFd::from(master));
+    }
+    let Some(master) = masters.pop().filter(|_| path.symlink_metadata().is_ok()) else {
+        return Ok(None);
+    };
+    mount::attach(copy, &process::open_exactly(&c_path(path)?)?)?;
+    Ok(Some(master))
+}
+
+fn processes() -> Result<(), StepError> {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount::fresh(c"proc", c"/proc", flags, c"").named("mount /proc")?;
+    // Some of its files act on the machine, and root may write them without any capability.
+    for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"] {
+        if Path::new(path).exists() {
+            remount(Path::new(path), true).named(format!("make {path} read-only"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Third, in the command's own process: everything that cannot be undone, from the outside in.
+pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<(), StepError> {
+    // Rules name what the mounts have put there, so they are opened after the mounts.
+    let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
+    for (path, access) in &plan.landlock {
+        let what = || format!("allow {} by Landlock", path.display());
+        let at = c_path(path).and_then(|path| process::open_exactly(&path)).named(what())?;
+        let directory = nix::sys::stat::fstat(&at).named(what())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let access = if directory { *access } else { access & landlock::fs::OF_FILES };
+        landlock::allow(&ruleset, &at, access).named(what())?;
+    }
+    process::no_new_privileges().named("set no_new_privs")?;
+    process::drop_capabilities().named("drop capabilities")?;
+    landlock::restrict(&ruleset).named("restrict by Landlock")?;
+    for program in &confinement.programs.0 {
+        process::seccomp(program).named("install the seccomp filter")?;
+    }
+    Ok(())
+}

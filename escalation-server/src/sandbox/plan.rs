@@ -1,0 +1,171 @@
+//! The plan of a sandbox: pure, and all that `apply` goes by.
+
+use std::path::{Path, PathBuf};
+
+use super::facts::{Abilities, Facts};
+use crate::profile::{Access, Resolved};
+use crate::sys::landlock::fs;
+
+/// One change to what a process sees of the filesystem, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mount {
+    /// Everything that is mounted, read-only.
+    ReadOnlyWorld,
+    /// `/dev` with these devices, terminals of its own, and private shared memory.
+    Devices(Vec<&'static str>),
+    /// This subtree, writable.
+    Writable(PathBuf),
+    /// This subtree, read-only.
+    ReadOnly(PathBuf),
+    /// An empty directory that nobody may enter, over this one.
+    Hide(PathBuf),
+    /// A `/proc` of the sandbox's own processes.
+    Processes,
+}
+
+/// A sandbox, ready to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The profile, with what protects stated as entries.
+    pub(crate) profile: Resolved,
+    pub(super) user_namespace: bool,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) landlock_abi: u32,
+    /// Paths and what Landlock allows below them.
+    pub(super) landlock: Vec<(PathBuf, u64)>,
+    /// What this sandbox does not hold, by name.
+    pub(crate) missing: Vec<&'static str>,
+}
+
+impl Plan {
+    pub(crate) fn network(&self) -> bool {
+        self.profile.network
+    }
+
+    pub(crate) fn user_namespace(&self) -> bool {
+        self.user_namespace
+    }
+
+    /// How it is enforced, in a word for people and records.
+    pub(crate) fn strength(&self) -> String {
+        if self.profile.unrestricted {
+            return "none".to_owned();
+        }
+        let user = if self.user_namespace { "user+" } else { "" };
+        let net = if self.network() { "" } else { "+net" };
+        format!("{user}mount+pid+ipc{net} namespaces, landlock {}, seccomp", self.landlock_abi)
+    }
+}
+
+// Neither device nodes nor ioctls on devices are anybody's to make or use in a writable directory.
+const MAKE_CHAR: u64 = 1 << 6;
+const MAKE_BLOCK: u64 = 1 << 11;
+
+/// Plans a sandbox for a restricted profile.
+pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> Plan {
+    let abi = abilities.landlock_abi;
+    let mut profile = profile.clone();
+    profile.entries.clone_from(&facts.entries);
+    profile.entries.extend(facts.protected.iter().map(|path| (path.clone(), Access::Read)));
+
+    let mut mounts = Vec::new();
+    if profile.access(Path::new("/")) != Some(Access::Write) {
+        mounts.push(Mount::ReadOnlyWorld);
+    }
+    mounts.push(Mount::Devices(facts.devices.clone()));
+    let mut entries = profile.entries.clone();
+    entries.sort_by_key(|(path, access)| (path.components().count(), *access));
+    entries.dedup();
+    for (path, access) in &entries {
+        if path == Path::new("/") || profile.access(path) != Some(*access) {
+            continue;
+        }
+        // What is read-only changes nothing unless something above it is writable.
+        let above = path.parent().and_then(|parent| profile.access(parent));
+        match access {
+            Access::Write => mounts.push(Mount::Writable(path.clone())),
+            Access::Read if above == Some(Access::Write) => mounts.push(Mount::ReadOnly(path.clone())),
+            Access::Read => {}
+        }
+    }
+    mounts.extend(facts.hidden.iter().cloned().map(Mount::Hide));
+    mounts.push(Mount::Processes);
+
+    let write = fs::all(abi) & !(MAKE_CHAR | MAKE_BLOCK | fs::IOCTL_DEV);
+    let device =
+        fs::all(abi) & (fs::READ_FILE | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV | fs::READ_DIR);
+    let mut landlock: Vec<(PathBuf, u64)> = entries
+        .iter()
+        .map(|(path, access)| (path.clone(), if *access == Access::Write { write } else { fs::READ }))
+        .collect();
+    landlock.extend(facts.devices.iter().map(|name| (Path::new("/dev").join(name), device)));
+    for (path, access) in [("/dev", fs::READ), ("/dev/pts", device), ("/dev/shm", write), ("/proc", fs::READ)]
+    {
+        landlock.push((path.into(), access));
+    }
+
+    let mut missing = vec!["absent_protected", "mask_watch"];
+    if abi < 6 {
+        missing.push("signal_and_abstract_socket_scope");
+    }
+    if abi < 5 {
+        missing.push("device_ioctls");
+    }
+    Plan { profile, user_namespace: abilities.user_namespaces, mounts, landlock_abi: abi, landlock, missing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn abilities() -> Abilities {
+        Abilities { landlock_abi: 7, user_namespaces: true, user_namespaces_hint: "", root: false }
+    }
+
+    fn planned(entries: &[(&str, Access)], protected: &[&str]) -> Plan {
+        let entries: Vec<_> = entries.iter().map(|(path, access)| (PathBuf::from(path), *access)).collect();
+        let profile =
+            Resolved { name: "p".to_owned(), unrestricted: false, entries: entries.clone(), network: false };
+        let facts = Facts {
+            entries,
+            protected: protected.iter().map(PathBuf::from).collect(),
+            hidden: vec!["/home/u/.local/state/postern".into()],
+            devices: vec!["null"],
+        };
+        plan(&profile, &facts, &abilities())
+    }
+
+    #[test]
+    fn carve_outs_come_after_what_they_are_carved_from() {
+        let plan =
+            planned(&[("/", Access::Read), ("/w", Access::Write), ("/w/a/b", Access::Write)], &["/w/a"]);
+        assert_eq!(
+            plan.mounts,
+            [
+                Mount::ReadOnlyWorld,
+                Mount::Devices(vec!["null"]),
+                Mount::Writable("/w".into()),
+                Mount::ReadOnly("/w/a".into()),
+                Mount::Writable("/w/a/b".into()),
+                Mount::Hide("/home/u/.local/state/postern".into()),
+                Mount::Processes,
+            ]
+        );
+    }
+
+    #[test]
+    fn reading_gives_no_writing_right() {
+        let plan = planned(&[("/", Access::Read), ("/w", Access::Write)], &[]);
+        let rights = |path: &str| plan.landlock.iter().find(|(at, _)| at == Path::new(path)).unwrap().1;
+        assert_eq!(rights("/") & fs::WRITE_FILE, 0);
+        assert_ne!(rights("/w") & fs::WRITE_FILE, 0);
+        assert_eq!(rights("/w") & (MAKE_BLOCK | MAKE_CHAR | fs::IOCTL_DEV), 0);
+    }
+
+    #[test]
+    fn a_writable_world_is_not_made_read_only() {
+        let plan = planned(&[("/", Access::Write), ("/w", Access::Read)], &[]);
+        assert!(!plan.mounts.contains(&Mount::ReadOnlyWorld));
+        assert!(plan.mounts.contains(&Mount::ReadOnly("/w".into())));
+    }
+}

@@ -1,0 +1,62 @@
+//! Where Postern's files are (XDG base directories).
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User, geteuid};
+
+/// Postern's directories for one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Directories {
+    pub(crate) home: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) state: PathBuf,
+    /// `bin`, `libexec` and the rest of the installation.
+    pub(crate) prefix: PathBuf,
+}
+
+/// The operator's configuration for the whole machine.
+pub(crate) const SYSTEM: &str = "/etc/postern";
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+impl Directories {
+    /// # Errors
+    /// If there is neither `HOME` nor an entry for this user in the user database, or this
+    /// executable cannot be found.
+    pub(crate) fn find() -> Result<Self, String> {
+        let home = variable("HOME")
+            .or_else(|| User::from_uid(Uid::from_raw(geteuid().as_raw())).ok().flatten().map(|user| user.dir))
+            .ok_or("HOME is not set, and this user has no entry in the user database")?;
+        let exe = std::env::current_exe().map_err(|error| format!("find this executable: {error}"))?;
+        let prefix = exe.parent().and_then(Path::parent).unwrap_or(Path::new("/")).to_path_buf();
+        Ok(Self {
+            config: variable("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("postern"),
+            state: variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("postern"),
+            home,
+            prefix,
+        })
+    }
+
+    /// The patched zsh.
+    pub(crate) fn zsh(&self) -> PathBuf {
+        self.prefix.join("libexec/postern/zsh")
+    }
+
+    /// Makes the state directory, for this user alone.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub(crate) fn make_state(&self) -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.state)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&self.state, mode)
+    }
+
+    /// Postern's own places, for what must not be written from inside.
+    pub(crate) fn own(&self) -> [&Path; 4] {
+        [&self.state, &self.config, &self.prefix, Path::new(SYSTEM)]
+    }
+}

@@ -1,0 +1,126 @@
+//! The environment of a rerun, computed before it is judged fit to run.
+
+use std::collections::BTreeMap;
+
+use postern_shim::wire::Bytes;
+
+use crate::flow::EnvironmentChanges;
+
+/// Variables that say nothing but how to talk to people.
+const SAFE: [&str; 9] =
+    ["LANG", "LANGUAGE", "TERM", "COLORTERM", "COLUMNS", "LINES", "TZ", "NO_COLOR", "CLICOLOR"];
+
+fn is_safe_name(name: &[u8]) -> bool {
+    name.starts_with(b"LC_") || SAFE.iter().any(|safe| safe.as_bytes() == name)
+}
+
+/// A locale, a terminal or a time zone of the system's own: as a path it could name a catalogue, a
+/// description or a zone that the asker wrote.
+fn is_safe(name: &[u8], value: &[u8]) -> bool {
+    let plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || b"_.@:+-,".contains(byte) || (*byte == b'/' && name == b"TZ")
+    };
+    let leads =
+        value.starts_with(b"/") || value.starts_with(b":") || value.windows(2).any(|pair| pair == b"..");
+    is_safe_name(name) && value.iter().all(plain) && !leads
+}
+
+fn split(variable: &Bytes) -> (&[u8], &[u8]) {
+    let bytes = variable.as_slice();
+    let at = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
+    (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default())
+}
+
+/// The environment of a command that gets more than its asker has: the session's baseline, with
+/// what the asker changed only where it is safe or the rule keeps it. `changeable` tells of a
+/// directory whether the asker could put programs there; `PATH` loses those.
+pub(super) fn compute(
+    baseline: &[Bytes],
+    asked: &[Bytes],
+    keep: &[String],
+    changeable: impl Fn(&[u8]) -> bool,
+) -> (Vec<Bytes>, EnvironmentChanges) {
+    let mut result: BTreeMap<&[u8], Vec<u8>> =
+        baseline.iter().map(split).map(|(name, value)| (name, value.to_vec())).collect();
+    let asked: BTreeMap<&[u8], &[u8]> = asked.iter().map(split).collect();
+    let mut changes = EnvironmentChanges::default();
+    for (name, value) in &asked {
+        // What the shell itself sets says nothing of what anybody wants.
+        if result.get(name).is_some_and(|had| had == value) || ours(name) {
+            continue;
+        }
+        let named = keep.iter().any(|kept| kept.as_bytes() == *name);
+        if is_safe(name, value) || named {
+            result.insert(name, value.to_vec());
+            changes.kept.push(Bytes(name.to_vec()));
+        } else {
+            changes.dropped.push(Bytes(name.to_vec()));
+        }
+    }
+    // What the asker unset comes back with the baseline, unless it was safe to unset.
+    let unset: Vec<_> = result.keys().copied().filter(|name| !asked.contains_key(name)).collect();
+    for name in unset {
+        if is_safe_name(name) || keep.iter().any(|kept| kept.as_bytes() == name) {
+            result.remove(name);
+        }
+    }
+    if let Some(path) = result.get_mut(&b"PATH"[..]) {
+        let trusted = path
+            .split(|&byte| byte == b':')
+            .filter(|entry| entry.first() == Some(&b'/') && !changeable(entry));
+        let joined = trusted.collect::<Vec<_>>().join(&b':');
+        if joined != *path {
+            changes.dropped.push(Bytes(b"PATH (directories that the sandbox can write)".to_vec()));
+            // An empty one would mean the working directory.
+            *path = if joined.is_empty() { b"/usr/bin:/bin".to_vec() } else { joined };
+        }
+    }
+    let list = result.into_iter().map(|(name, value)| Bytes([name, b"=", &value].concat())).collect();
+    (list, changes)
+}
+
+/// Set by us or by every zsh for its commands.
+fn ours(name: &[u8]) -> bool {
+    matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR") || name.starts_with(b"POSTERN_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(variables: &[&str]) -> Vec<Bytes> {
+        variables.iter().map(|variable| Bytes(variable.as_bytes().to_vec())).collect()
+    }
+
+    fn run(asked: &[&str], keep: &[&str]) -> (Vec<String>, EnvironmentChanges) {
+        let baseline =
+            list(&["HOME=/home/u", "PATH=/usr/bin:/work/bin:rel:/bin", "GIT_DIR=/home/u/.git", "LANG=C"]);
+        let keep: Vec<String> = keep.iter().map(|name| (*name).to_owned()).collect();
+        let (env, changes) = compute(&baseline, &list(asked), &keep, |path| path.starts_with(b"/work"));
+        (
+            env.iter().map(|variable| String::from_utf8_lossy(variable.as_slice()).into_owned()).collect(),
+            changes,
+        )
+    }
+
+    #[test]
+    fn what_the_asker_set_does_not_arrive() {
+        let (env, changes) =
+            run(&["HOME=/evil", "PATH=/evil", "LD_PRELOAD=/evil.so", "BASH_ENV=x", "LANG=de"], &[]);
+        assert_eq!(env, ["GIT_DIR=/home/u/.git", "HOME=/home/u", "LANG=de", "PATH=/usr/bin:/bin"]);
+        assert_eq!(changes.kept, list(&["LANG"]));
+        assert!(changes.dropped.contains(&Bytes(b"LD_PRELOAD".to_vec())));
+    }
+
+    #[test]
+    fn a_rule_may_keep_a_variable() {
+        let (env, _) = run(&["CARGO_HOME=/c", "LD_PRELOAD=x"], &["CARGO_HOME"]);
+        assert!(env.contains(&"CARGO_HOME=/c".to_owned()));
+        assert!(!env.iter().any(|variable| variable.starts_with("LD_")));
+    }
+
+    #[test]
+    fn directories_that_the_sandbox_can_write_leave_the_path() {
+        assert!(run(&[], &[]).0.contains(&"PATH=/usr/bin:/bin".to_owned()));
+    }
+}

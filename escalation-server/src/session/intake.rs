@@ -1,0 +1,295 @@
+//! Untrusted bytes become a request here and nowhere else. Who asks, from where and for which file
+//! is the kernel's word.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use postern_shim::wire::{self, Bytes, Kind};
+use tokio::io::unix::AsyncFd;
+
+use super::rerun::reopen;
+use super::server::Session;
+use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape};
+use crate::profile::Reach;
+use crate::sys::{process, socket};
+
+/// How long a connected peer may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A process of this session asks whether it is one.
+    Hello,
+    Exec(Box<Request>, Handles),
+}
+
+/// The descriptors behind a request.
+#[derive(Debug)]
+pub(super) struct Handles {
+    pub(super) peer: OwnedFd,
+    /// The asker's own.
+    pub(super) executable: OwnedFd,
+    pub(super) cwd: Option<OwnedFd>,
+    /// The same file, found outside.
+    outside: Option<OwnedFd>,
+    /// Whether a script has a `#!` line.
+    pub(super) begins_with_interpreter: bool,
+}
+
+/// Why a peer lost its connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("it is no process of this session")]
+    Stranger,
+    #[error("it did not say in time what it wants")]
+    Slow,
+    #[error("{0}")]
+    Frame(#[from] wire::FrameError),
+    #[error("the wrong descriptors came with it")]
+    Descriptors,
+    #[error("a field is over its limit")]
+    Limit,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Handles {
+    /// The executable as it is seen outside.
+    pub(super) fn outside_executable(&self, exe: &Executable) -> Result<OwnedFd, String> {
+        self.outside
+            .as_ref()
+            .and_then(|fd| fd.try_clone().ok())
+            .ok_or_else(|| format!("{} is not the same file outside the sandbox", exe.path.display()))
+    }
+}
+
+/// Reads the one request of a connection.
+pub(super) async fn read(
+    session: &Session,
+    context: ContextId,
+    connection: &AsyncFd<OwnedFd>,
+) -> Result<Incoming, Malformed> {
+    // Whoever made this socket is who asks, whatever else holds an end of it.
+    let peer = socket::peer(connection.get_ref())?;
+    let pidfd = socket::peer_pidfd(connection.get_ref())?;
+    let ppid = session.descends(peer.pid, &pidfd).ok_or(Malformed::Stranger)?;
+    let mut buffer = vec![0; wire::MAX_INLINE];
+    let message = receive(connection, &mut buffer).await?;
+    let frame = buffer.get(..message.length).unwrap_or_default();
+    if message.truncated {
+        return Err(Malformed::Limit);
+    }
+    let (kind, body) = wire::split(frame)?;
+    let mut fds = message.fds.into_iter();
+    let payload;
+    let request: wire::Request = match kind {
+        Kind::Hello => return Ok(Incoming::Hello),
+        Kind::Request => wire::decode_body(body)?,
+        Kind::LargeRequest => {
+            payload = read_payload(&fds.next_back().ok_or(Malformed::Descriptors)?)?;
+            wire::decode_body(&payload)?
+        }
+        other => return Err(wire::FrameError::Kind(other as u16).into()),
+    };
+    let executable = fds.next().ok_or(Malformed::Descriptors)?;
+    let cwd = if request.has_cwd { Some(fds.next().ok_or(Malformed::Descriptors)?) } else { None };
+    if fds.next().is_some() {
+        return Err(Malformed::Descriptors);
+    }
+    check_limits(&request)?;
+
+    let cwd_seen = cwd.as_ref().and_then(seen_cwd);
+    let (mut exe, outside) = seen_executable(&executable, &session.reach)?.unzip();
+    let mut built = Request {
+        context,
+        attested: Attested { pid: peer.pid, ppid, uid: peer.uid, exe: None, cwd: cwd_seen },
+        path: request.path,
+        argv: request.argv,
+        env: request.env,
+        shell: request.context,
+        path_holds: false,
+    };
+    let mut begins_with_interpreter = false;
+    let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
+    if known.iter().chain([&built.given_path()]).any(|path| session.policy.concerns(path)) {
+        if let (Some(exe), Some(outside)) = (&mut exe, &outside) {
+            (exe.shape, begins_with_interpreter) = shape(outside);
+        }
+        built.path_holds = exe.as_ref().is_some_and(|exe| holds(&built.given_path(), exe, &session.reach));
+    }
+    built.attested.exe = exe;
+    let handles = Handles { peer: pidfd, executable, cwd, outside, begins_with_interpreter };
+    Ok(Incoming::Exec(Box::new(built), handles))
+}
+
+async fn receive(connection: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Result<socket::Message, Malformed> {
+    // A well-behaved client has written before its socket got here.
+    match socket::receive(connection.get_ref(), buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        other => return Ok(other?),
+    }
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let mut ready = connection.readable().await?;
+            match socket::receive(connection.get_ref(), buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                other => return other,
+            }
+        }
+    });
+    Ok(waited.await.map_err(|_| Malformed::Slow)??)
+}
+
+/// A large request's body: copied, never mapped, from a memfd that nobody can change.
+fn read_payload(memory: &OwnedFd) -> Result<Vec<u8>, Malformed> {
+    if !socket::is_sealed(memory) {
+        return Err(Malformed::Descriptors);
+    }
+    let file = std::fs::File::from(memory.try_clone()?);
+    let length = usize::try_from(file.metadata()?.len()).map_err(|_| Malformed::Limit)?;
+    if length > wire::MAX_REQUEST {
+        return Err(Malformed::Limit);
+    }
+    let mut content = vec![0; length];
+    file.read_exact_at(&mut content, 0)?;
+    Ok(content)
+}
+
+fn check_limits(request: &wire::Request) -> Result<(), Malformed> {
+    let texts = [&request.context.script, &request.context.job];
+    let fits = request.path.as_slice().len() <= wire::MAX_PATH
+        && request.argv.len() <= wire::MAX_STRINGS
+        && request.env.len() <= wire::MAX_STRINGS
+        && request.context.functions.len() <= wire::MAX_FUNCTIONS
+        && texts
+            .into_iter()
+            .chain(&request.context.functions)
+            .all(|text| text.as_slice().len() <= wire::MAX_TEXT);
+    let terminated = |text: &Bytes| text.as_slice().contains(&0);
+    if !fits || terminated(&request.path) || request.argv.iter().chain(&request.env).any(terminated) {
+        return Err(Malformed::Limit);
+    }
+    Ok(())
+}
+
+/// Where a handle of the asker's leads, if that is the same file outside.
+fn seen(handle: &OwnedFd) -> Option<(PathBuf, OwnedFd, nix::sys::stat::FileStat)> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
+    if !path.is_absolute() {
+        return None;
+    }
+    let outside = process::open_exactly(&CString::new(path.as_os_str().as_bytes()).ok()?).ok()?;
+    let inside = nix::sys::stat::fstat(handle).ok()?;
+    let stat = nix::sys::stat::fstat(&outside).ok()?;
+    ((inside.st_dev, inside.st_ino) == (stat.st_dev, stat.st_ino)).then_some((path, outside, stat))
+}
+
+fn seen_cwd(handle: &OwnedFd) -> Option<Cwd> {
+    let (path, _, stat) = seen(handle)?;
+    (stat.st_mode & libc::S_IFMT == libc::S_IFDIR).then_some(Cwd { path, dev: stat.st_dev, ino: stat.st_ino })
+}
+
+/// The file outside. Its shape is looked at where a rule may want to know.
+fn seen_executable(handle: &OwnedFd, reach: &Reach) -> Result<Option<(Executable, OwnedFd)>, Malformed> {
+    let mode = nix::sys::stat::fstat(handle).map_err(io::Error::from)?.st_mode;
+    if mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Malformed::Descriptors);
+    }
+    let Some((path, outside, stat)) = seen(handle) else { return Ok(None) };
+    let exe = Executable {
+        agent_writable: reach.could_change(&path),
+        path,
+        file: FileIdentity {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            size: stat.st_size.unsigned_abs(),
+        },
+        shape: Shape::Binary,
+        blake3: None,
+    };
+    Ok(Some((exe, outside)))
+}
+
+/// How the kernel will execute a file, from its first bytes, and whether these are `#!`. A file
+/// that cannot be read is left to the kernel.
+fn shape(file: &OwnedFd) -> (Shape, bool) {
+    let mut head = [0; 256];
+    let length = reopen(file).and_then(|file| file.read_at(&mut head, 0)).unwrap_or(0);
+    let head = head.get(..length).unwrap_or_default();
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
+        let blank = line.iter().position(u8::is_ascii_whitespace);
+        let (interpreter, argument) = line.split_at(blank.unwrap_or(line.len()));
+        let argument = Some(argument.trim_ascii()).filter(|text| !text.is_empty()).map(Bytes::from);
+        return (Shape::Script { interpreter: real(OsStr::from_bytes(interpreter)), argument }, true);
+    }
+    let binary = head.is_empty() || head.starts_with(b"\x7fELF") || head.contains(&0);
+    if binary {
+        (Shape::Binary, false)
+    } else {
+        (Shape::Script { interpreter: real(OsStr::new("/bin/sh")), argument: None }, false)
+    }
+}
+
+/// A path without symlinks, or as it is where it leads nowhere.
+fn real(path: &OsStr) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path))
+}
+
+/// Whether the given path leads to the attested file past nothing that a sandbox could change.
+fn holds(given: &Path, exe: &Executable, reach: &Reach) -> bool {
+    leads(given, reach).is_some_and(|at| {
+        at == exe.path
+            && std::fs::symlink_metadata(&at)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (exe.file.dev, exe.file.ino))
+    })
+}
+
+/// Where an absolute path leads, if it passes nothing on the way, neither a directory nor a link,
+/// that a sandbox could change.
+pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
+    const LINKS: usize = 40;
+    let mut links = 0;
+    let mut at = PathBuf::from("/");
+    let mut left = parts(path);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(&part);
+        if reach.could_change(&at) {
+            return None;
+        }
+        if let Ok(target) = std::fs::read_link(&at) {
+            links += 1;
+            if links > LINKS {
+                return None;
+            }
+            at.pop();
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            left.extend(parts(&target));
+        }
+    }
+    Some(at)
+}
+
+/// A path's parts, last first.
+fn parts(path: &Path) -> Vec<std::ffi::OsString> {
+    let kept = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    kept.collect()
+}

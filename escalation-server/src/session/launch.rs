@@ -1,0 +1,362 @@
+//! From options to a running session. Everything that can be wrong is found before the first fork.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use postern_shim::wire::Bytes;
+
+use super::config::{self, Config, ConfigError, Options};
+use super::directories::Directories;
+use super::server::{self, Setup};
+use crate::flow::Execution;
+use crate::profile::{Access, Bases, Place, Profile, Reach, Resolved};
+use crate::runner::{Channel, Cwd, Profiles, ShellStart, Spawner};
+use crate::sandbox::{Abilities, Facts, Plan, Refusal, plan};
+use crate::sys::process::{self, Fork};
+
+/// The number of the request socket in the confined shell: out of the way of scripts, which use
+/// one digit, and of zsh, which takes its own from 10 up.
+const GATE: i32 = 63;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("{0}")]
+    Find(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(
+        "the state directory {path} cannot be used: {error}; make it writable for this user, or set XDG_STATE_HOME"
+    )]
+    State { path: PathBuf, error: io::Error },
+    #[error("the patched zsh is missing at {0}: run `make`, or reinstall")]
+    NoZsh(PathBuf),
+    #[error(
+        "{0} lies where the sandbox can write, so what runs inside could change the rules of the next session: keep \
+         rule and configuration files elsewhere"
+    )]
+    Source(PathBuf),
+    #[error("--cwd {path}: {error}")]
+    Cwd { path: PathBuf, error: io::Error },
+    #[error("{what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+}
+
+fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchError {
+    move |error| LaunchError::Io { what, error: error.into() }
+}
+
+/// A session that could start.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    directories: Directories,
+    config: Config,
+    pub(crate) turn: Resolved,
+    pub(crate) plan: Option<Plan>,
+    named: std::collections::BTreeMap<String, Resolved>,
+    reach: Reach,
+    abilities: Abilities,
+    hidden: Vec<PathBuf>,
+    id: String,
+    tmpdir: PathBuf,
+    pub(crate) cwd: PathBuf,
+    /// What differs from what one might expect, for records and `postern doctor`.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A session that runs: what its front holds of it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) spawner: Channel,
+    pub(crate) server: Channel,
+}
+
+/// Reads everything, and plans.
+///
+/// # Errors
+/// The first thing that is wrong. Nothing has been started or changed but the state directory.
+pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
+    let directories = Directories::find().map_err(LaunchError::Find)?;
+    if !directories.zsh().exists() {
+        return Err(LaunchError::NoZsh(directories.zsh()));
+    }
+    if let Some(cwd) = &options.cwd {
+        std::env::set_current_dir(cwd).map_err(|error| LaunchError::Cwd { path: cwd.clone(), error })?;
+    }
+    let cwd = std::env::current_dir().map_err(io_error("find the working directory"))?;
+    let config = config::load(options, &directories)?;
+    directories
+        .make_state()
+        .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
+
+    let abilities = Abilities::probe();
+    let id = new_id().map_err(io_error("draw a session's id"))?;
+    let temporary =
+        std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
+    let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
+    let temporary = temporary.canonicalize().map_err(io_error("find the temporary directory"))?;
+    let tmpdir = temporary.join(format!("postern-{id}"));
+    let mut notes = Vec::new();
+    let bases = bases(&cwd, &tmpdir, &directories, &mut notes);
+    let mut turn = resolve(&config.turn, &bases, &directories)?;
+    let named = config
+        .named
+        .iter()
+        .map(|(name, profile)| Ok((name.clone(), resolve(profile, &bases, &directories)?)))
+        .collect::<Result<std::collections::BTreeMap<_, _>, LaunchError>>()?;
+    let reach = reach(&config, &turn, &named);
+    if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
+        return Err(LaunchError::Source(path.clone()));
+    }
+
+    let hidden = vec![directories.state.clone()];
+    let plan = if turn.unrestricted {
+        None
+    } else {
+        abilities.suffice()?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&tmpdir)
+            .map_err(io_error("create the session's temporary directory"))?;
+        let facts = Facts::gather(&turn, &hidden).inspect_err(|_| drop(std::fs::remove_dir(&tmpdir)))?;
+        let plan = plan(&turn, &facts, &abilities);
+        // What protects is part of what the turn may touch.
+        turn.entries.clone_from(&plan.profile.entries);
+        Some(plan)
+    };
+    Ok(Prepared { directories, config, turn, plan, named, reach, abilities, hidden, id, tmpdir, cwd, notes })
+}
+
+fn new_id() -> io::Result<String> {
+    let mut random = [0; 3];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
+    Ok(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2]))
+}
+
+/// The project: the git root above the working directory, else that itself.
+fn project_of(cwd: &Path) -> &Path {
+    cwd.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok()).unwrap_or(cwd)
+}
+
+fn bases(cwd: &Path, tmpdir: &Path, directories: &Directories, notes: &mut Vec<String>) -> Bases {
+    let holds_own = |root: &Path| {
+        directories.own().into_iter().find(|own| real(own).starts_with(root)).map(Path::to_path_buf)
+    };
+    let project = project_of(cwd).to_path_buf();
+    let mut project_writable = true;
+    if real(&directories.home).starts_with(&project) {
+        notes.push(format!("{} is not writable: it is the home directory, or holds it", project.display()));
+        project_writable = false;
+    } else if let Some(own) = holds_own(&project) {
+        notes.push(format!("{} is not writable: it holds Postern's {}", project.display(), own.display()));
+        project_writable = false;
+    }
+    let slash_tmp = Some(PathBuf::from("/tmp")).filter(|path| path.is_dir());
+    let slash_tmp = slash_tmp.and_then(|path| path.canonicalize().ok()).filter(|path| {
+        let blocked = if real(&directories.home).starts_with(path) {
+            Some(directories.home.clone())
+        } else {
+            holds_own(path)
+        };
+        if let Some(own) = &blocked {
+            notes.push(format!("/tmp is not writable: it holds {}", own.display()));
+        }
+        blocked.is_none()
+    });
+    Bases { project, project_writable, tmpdir: tmpdir.to_path_buf(), slash_tmp }
+}
+
+/// What the turn and every profile that a rule can grant may write.
+fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<String, Resolved>) -> Reach {
+    if turn.unrestricted {
+        return Reach::default();
+    }
+    let granted = config.policy.rules().iter().filter_map(|rule| rule.allowed.execution.as_ref());
+    let profiles = granted.chain([&config.default_execution]).filter_map(|execution| match execution {
+        Execution::Permissions(name) => named.get(name),
+        _ => None,
+    });
+    Reach::of(profiles.chain([turn]))
+}
+
+/// A path without symlinks as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(found) = ancestor.canonicalize() {
+            // Joining nothing would leave a slash at the end.
+            return match path.strip_prefix(ancestor) {
+                Ok(rest) if !rest.as_os_str().is_empty() => found.join(rest),
+                _ => found,
+            };
+        }
+    }
+    path.to_path_buf()
+}
+
+fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Result<Resolved, LaunchError> {
+    let mut resolved = profile.resolve(bases);
+    for (path, _) in &mut resolved.entries {
+        *path = real(path);
+    }
+    // What somebody wrote into a profile is not dropped in silence, as an implicit root is.
+    let explicit =
+        profile.filesystem.iter().flatten().filter(|entry| {
+            entry.access == Access::Write && matches!(entry.place, Place::Path(_) | Place::Root)
+        });
+    for entry in explicit {
+        let root = match &entry.place {
+            Place::Path(path) => real(path),
+            _ => PathBuf::from("/"),
+        };
+        let open =
+            |own: &&Path| real(own).starts_with(&root) && resolved.access(&real(own)) == Some(Access::Write);
+        if let Some(own) = directories.own().into_iter().filter(|own| own.exists()).find(open) {
+            return Err(Refusal::OwnFiles {
+                profile: profile.name.clone(),
+                path: root,
+                own: own.to_path_buf(),
+            }
+            .into());
+        }
+    }
+    Ok(resolved)
+}
+
+/// Starts the spawner and the server; what remains is the front.
+///
+/// # Errors
+/// If a fork or a socket is not to be had.
+pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Running, LaunchError> {
+    let baseline: Vec<Bytes> = std::env::vars_os()
+        .filter(|(name, _)| !name.as_bytes().starts_with(b"POSTERN_"))
+        .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect();
+    let (gate_server, gate_inside) = crate::sys::socket::pair().map_err(io_error("create a socket"))?;
+    let (spawner_server, server_spawner) = Channel::pair().map_err(io_error("create a socket"))?;
+    let (front_spawner, spawner_front) = Channel::pair().map_err(io_error("create a socket"))?;
+    let (front_server, server_front) = Channel::pair().map_err(io_error("create a socket"))?;
+    let (go, ready) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io_error("create a pipe"))?;
+    let metadata = prepared.cwd.metadata().map_err(io_error("look at the working directory"))?;
+    let cwd = Cwd::Exact {
+        path: Bytes(prepared.cwd.as_os_str().as_bytes().to_vec()),
+        dev: metadata.dev(),
+        ino: metadata.ino(),
+    };
+    let front_pid = std::process::id().cast_signed();
+    let (ignored, blocked) = own_signals().map_err(io_error("read this process's signals"))?;
+    let open_files = process::raise_open_files().map_err(io_error("raise the limit of open files"))?;
+
+    let spawner_pid = match process::fork().map_err(io_error("fork the spawner"))? {
+        Fork::Parent(pid) => pid,
+        Fork::Child => {
+            drop((gate_server, server_spawner, front_spawner, front_server, server_front, ready));
+            let mut env = baseline;
+            if prepared.plan.is_some() {
+                env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
+                env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
+            }
+            env.push(Bytes(format!("{}={GATE}", postern_shim::SOCKET_VARIABLE).into_bytes()));
+            let shell = ShellStart {
+                program: prepared.directories.zsh(),
+                argv: shell_argv,
+                env,
+                gate: (GATE, gate_inside),
+                cwd,
+                terminal: terminal(),
+                ignored,
+                blocked,
+                open_files,
+                go,
+            };
+            let profiles = Profiles {
+                abilities: prepared.abilities,
+                hidden: prepared.hidden,
+                turn: prepared.plan,
+                named: prepared.named,
+            };
+            let own = [front_pid, std::process::id().cast_signed()];
+            match Spawner::new(spawner_server, spawner_front, profiles, own) {
+                Ok(spawner) => spawner.run(shell),
+                Err(what) => tracing::error!(%what, "the spawner cannot start"),
+            }
+            process::exit_now(0)
+        }
+    };
+
+    if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
+        drop((spawner_server, spawner_front, front_spawner, front_server, go));
+        leave_caller();
+        server::serve(Setup {
+            id: prepared.id,
+            policy: prepared.config.policy,
+            default_execution: prepared.config.default_execution,
+            named: prepared.named,
+            baseline,
+            state: prepared.directories.state,
+            log_max_bytes: prepared.config.log_max_bytes,
+            tmpdir: prepared.tmpdir,
+            reach: prepared.reach,
+            turn: prepared.turn,
+            plan: prepared.plan,
+            notes: prepared.notes,
+            cwd: prepared.cwd,
+            argv: shell_argv,
+            gate: (GATE, gate_server, gate_inside),
+            spawner: (spawner_pid, server_spawner),
+            front: server_front,
+            ready,
+        });
+        process::exit_now(0)
+    }
+    Ok(Running { spawner: front_spawner, server: front_server })
+}
+
+/// The server keeps nothing of its caller's: no terminal, no descriptors for which somebody waits
+/// to see the end, no working directory that could not be unmounted, no core with secrets in it.
+fn leave_caller() {
+    let _leader = nix::unistd::setsid();
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        for number in 0..=2 {
+            let _kept = process::place(null.as_fd(), number);
+        }
+    }
+    let _elsewhere = std::env::set_current_dir("/");
+    let _hidden = process::hide_memory();
+}
+
+/// Which signals this process was started with ignored and blocked: the shell inherits them.
+fn own_signals() -> io::Result<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = |name: &str| {
+        let text = status.lines().find_map(|line| line.strip_prefix(name)).map_or("0", str::trim);
+        u64::from_str_radix(text, 16).map_err(io::Error::other)
+    };
+    // Rust's runtime ignores SIGPIPE for its own sake; nobody asked that of the shell.
+    let pipe = 1 << (libc::SIGPIPE - 1);
+    Ok((field("SigIgn:")? & !pipe, field("SigBlk:")?))
+}
+
+/// The caller's terminal, where one of the standard descriptors is one.
+fn terminal() -> Option<PathBuf> {
+    let standard = [
+        io::stdin().as_fd().try_clone_to_owned(),
+        io::stdout().as_fd().try_clone_to_owned(),
+        io::stderr().as_fd().try_clone_to_owned(),
+    ];
+    standard
+        .into_iter()
+        .flatten()
+        .find_map(|fd: OwnedFd| nix::unistd::ttyname(fd).ok())
+        .filter(|path| path.starts_with("/dev/pts"))
+}
+
+/// Bytes of an argument.
+pub(crate) fn bytes(text: &OsStr) -> Bytes {
+    Bytes(text.as_bytes().to_vec())
+}

@@ -1,0 +1,15 @@
+//! One session: how it is set up, and what happens to each of its requests.
+
+mod config;
+mod directories;
+mod environ;
+mod intake;
+mod launch;
+mod pipeline;
+mod rerun;
+mod server;
+mod settle;
+
+pub(crate) use config::{ConfigError, Options, check_rules};
+pub(crate) use directories::Directories;
+pub(crate) use launch::{Running, bytes, launch, prepare};

@@ -1,0 +1,203 @@
+//! What an escalation needs besides its decision: the image, the environment, what the waiter's
+//! process is like. All of it before the decision is recorded.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use postern_shim::wire::Bytes;
+
+use super::environ;
+use super::intake::{self, Handles};
+use super::server::Session;
+use crate::flow::{Allowed, EnvironmentChanges, Execution, Request, Shape};
+use crate::runner::{Cwd, Image, Start, Target};
+use crate::sys::socket;
+
+/// The largest file that is copied before it runs.
+const SNAPSHOT_MOST: u64 = 256 << 20;
+
+/// A command, ready to be ordered.
+#[derive(Debug)]
+pub(super) struct Rerun {
+    pub(super) start: Start,
+    pub(super) executable: OwnedFd,
+    pub(super) changes: EnvironmentChanges,
+    /// BLAKE3 of the bytes that will run, where they were copied or hashed.
+    pub(super) blake3: Option<String>,
+}
+
+/// # Errors
+/// Why it cannot be run elsewhere, for the asker's stderr.
+pub(super) fn prepare(
+    session: &Session,
+    request: &Request,
+    handles: &Handles,
+    execution: &Execution,
+    allowed: &Allowed,
+    wider: bool,
+) -> Result<Rerun, String> {
+    let exe = request.attested.exe.as_ref().ok_or("its file is not seen outside the sandbox")?;
+    let status = Status::of(request.attested.pid).map_err(|error| format!("the asker is gone: {error}"))?;
+    let target = match execution {
+        Execution::Unsandboxed => Target::Outside,
+        Execution::TurnDefault => Target::Turn,
+        Execution::Permissions(name) => Target::Profile(name.clone()),
+    };
+    let (mut env, changes) = if wider {
+        let changeable = |path: &[u8]| {
+            intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &session.reach).is_none()
+        };
+        environ::compute(&session.baseline, &request.env, &allowed.env_keep, changeable)
+    } else {
+        (request.env.clone(), EnvironmentChanges::default())
+    };
+    env.retain(|variable| !variable.as_slice().starts_with(b"POSTERN_SOCKET="));
+    let gate = match target {
+        // Outside nobody listens to a request socket: an unsandboxed command is the user.
+        Target::Outside => None,
+        Target::Turn | Target::Profile(_) => Some(session.gate),
+    };
+    if let Some(number) = gate {
+        env.push(Bytes(format!("{}={number}", postern_shim::SOCKET_VARIABLE).into_bytes()));
+        env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR=") || target == Target::Turn);
+        if matches!(target, Target::Profile(_)) {
+            env.push(Bytes([b"TMPDIR=", session.tmpdir.as_os_str().as_bytes()].concat()));
+        }
+    }
+
+    let path = Bytes(exe.path.as_os_str().as_bytes().to_vec());
+    let (dev, ino) = (exe.file.dev, exe.file.ino);
+    let mut argv = request.argv.clone();
+    if wider && let Some(zeroth) = argv.first_mut().filter(|zeroth| zeroth.as_slice().contains(&b'/')) {
+        // Programs look for their libraries beside it: it says where the file is, not where the
+        // asker wants it to be.
+        *zeroth = Bytes(request.given_path().as_os_str().as_bytes().to_vec());
+    }
+    let mut blake3 = None;
+    let mut executable = handles.outside_executable(exe)?;
+    let image = match (&exe.shape, &target) {
+        (Shape::Script { .. }, Target::Turn) => Image::Script { path, dev, ino },
+        (Shape::Script { interpreter, argument: _ }, _) if !handles.begins_with_interpreter => {
+            // No `#!`: what a shell does then is to run it with sh, and so do we.
+            argv.splice(..argv.len().min(1), [Bytes(b"sh".to_vec()), path]);
+            executable = crate::sys::process::open_exactly(&c_path(interpreter)?)
+                .map_err(|error| format!("{}: {error}", interpreter.display()))?;
+            Image::Descriptor
+        }
+        (Shape::Script { .. }, _) => {
+            blake3 = session.hash(&executable, exe);
+            Image::Script { path, dev, ino }
+        }
+        (Shape::Binary, Target::Turn) => {
+            executable = handles.executable.try_clone().map_err(|error| error.to_string())?;
+            Image::Descriptor
+        }
+        (Shape::Binary, _) if exe.agent_writable => {
+            let (snapshot, hash) = snapshot(&executable, &exe.path)?;
+            executable = snapshot;
+            blake3 = Some(hash);
+            Image::Descriptor
+        }
+        (Shape::Binary, Target::Outside) => {
+            blake3 = session.hash(&executable, exe);
+            Image::Descriptor
+        }
+        (Shape::Binary, Target::Profile(_)) => {
+            blake3 = session.hash(&executable, exe);
+            Image::Exact { path, dev, ino }
+        }
+    };
+    let cwd = match (&request.attested.cwd, &target) {
+        (_, Target::Turn) => Cwd::Descriptor,
+        (Some(cwd), _) => {
+            Cwd::Exact { path: Bytes(cwd.path.as_os_str().as_bytes().to_vec()), dev: cwd.dev, ino: cwd.ino }
+        }
+        (None, _) => return Err("its working directory is not the same outside the sandbox".to_owned()),
+    };
+    let start = Start {
+        id: 0,
+        target,
+        image,
+        cwd,
+        argv,
+        env,
+        waiter: request.attested.pid,
+        umask: status.umask,
+        ignored: status.ignored,
+        blocked: status.blocked,
+        wider,
+        gate,
+        server: std::process::id().cast_signed(),
+    };
+    Ok(Rerun { start, executable, changes, blake3 })
+}
+
+fn c_path(path: &Path) -> Result<std::ffi::CString, String> {
+    std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())
+}
+
+/// What proc_pid_status(5) says of a process.
+struct Status {
+    umask: u32,
+    ignored: u64,
+    blocked: u64,
+}
+
+impl Status {
+    fn of(pid: i32) -> io::Result<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str, radix| {
+            // A process that has ended has no such fields any more.
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(name)).ok_or(io::ErrorKind::NotFound)?;
+            u64::from_str_radix(line.trim_start_matches(':').trim(), radix).map_err(io::Error::other)
+        };
+        Ok(Self {
+            umask: u32::try_from(field("Umask", 8)?).unwrap_or(0o077),
+            ignored: field("SigIgn", 16)?,
+            blocked: field("SigBlk", 16)?,
+        })
+    }
+}
+
+/// A copy that nobody can change any more, and its hash.
+fn snapshot(file: &OwnedFd, path: &Path) -> Result<(OwnedFd, String), String> {
+    let text = |error: io::Error| format!("copy the executable: {error}");
+    let from = reopen(file).map_err(text)?;
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let name =
+        std::ffi::CString::new(name.get(..name.len().min(200)).unwrap_or_default()).unwrap_or_default();
+    let memory = socket::memfd(&name).map_err(text)?;
+    let mut to = std::fs::File::from(memory.try_clone().map_err(text)?);
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let got = from.read_at(&mut buffer, at).map_err(text)?;
+        let chunk = buffer.get(..got).unwrap_or_default();
+        if chunk.is_empty() {
+            break;
+        }
+        at += got as u64;
+        if at > SNAPSHOT_MOST {
+            return Err(format!(
+                "it is larger than {} MiB, too large to be copied before it runs",
+                SNAPSHOT_MOST >> 20
+            ));
+        }
+        hasher.update(chunk);
+        io::Write::write_all(&mut to, chunk).map_err(text)?;
+    }
+    to.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(text)?;
+    drop(to);
+    socket::seal(&memory).map_err(text)?;
+    Ok((memory, hasher.finalize().to_hex().to_string()))
+}
+
+/// Opens for reading what a handle names.
+pub(super) fn reopen(handle: &OwnedFd) -> io::Result<std::fs::File> {
+    std::fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(handle)))
+}

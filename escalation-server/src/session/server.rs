@@ -1,0 +1,366 @@
+//! The server's process: one runtime, one thread for requests, one for records.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use postern_shim::wire::Bytes;
+use serde_json::json;
+
+use super::pipeline;
+use crate::flow::{ContextId, Executable, Execution};
+use crate::policy::Policy;
+use crate::profile::{Reach, Resolved};
+use crate::record::Recorder;
+use crate::runner::{Channel, FrontReport, Link, Report, kill_descendants};
+use crate::sandbox::Plan;
+use crate::sys::{process, socket};
+
+/// Requests of one session that may be under way at once.
+const MOST_REQUESTS: usize = 4096;
+
+/// What stays the same as long as nobody has written a file: device, inode, size, mtime, ctime.
+type Unchanged = (u64, u64, u64, i64, i64);
+
+/// All that a request is judged by and carried out with.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) policy: Policy,
+    pub(super) default_execution: Execution,
+    pub(super) named: BTreeMap<String, Resolved>,
+    pub(super) baseline: Vec<Bytes>,
+    pub(super) tmpdir: PathBuf,
+    pub(super) reach: Reach,
+    /// The number that the request socket has inside.
+    pub(super) gate: i32,
+    pub(super) recorder: Recorder,
+    pub(super) link: Link,
+    /// Commands that run outside the turn's sandbox, for when the spawner dies.
+    pub(super) live: RefCell<HashMap<u64, i32>>,
+    turn: Rc<Resolved>,
+    turn_plan: Option<Plan>,
+    /// The turn's request socket, the end that goes inside.
+    turn_gate: OwnedFd,
+    contexts: RefCell<HashMap<ContextId, Rc<Resolved>>>,
+    next_context: Cell<u32>,
+    accept: tokio::sync::mpsc::UnboundedSender<(ContextId, OwnedFd)>,
+    requests: Cell<usize>,
+    malformed: Cell<u64>,
+    /// The login shell, while it lives.
+    shell: Cell<Option<i32>>,
+    spawner: i32,
+    hashes: RefCell<HashMap<Unchanged, String>>,
+}
+
+/// What the server's process is given at its fork.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) id: String,
+    pub(super) policy: Policy,
+    pub(super) default_execution: Execution,
+    pub(super) named: BTreeMap<String, Resolved>,
+    pub(super) baseline: Vec<Bytes>,
+    pub(super) state: PathBuf,
+    pub(super) log_max_bytes: u64,
+    pub(super) tmpdir: PathBuf,
+    pub(super) reach: Reach,
+    pub(super) turn: Resolved,
+    pub(super) plan: Option<Plan>,
+    pub(super) notes: Vec<String>,
+    pub(super) cwd: PathBuf,
+    pub(super) argv: Vec<Bytes>,
+    /// Number and both ends of the turn's request socket.
+    pub(super) gate: (i32, OwnedFd, OwnedFd),
+    pub(super) spawner: (i32, Channel),
+    pub(super) front: Channel,
+    /// Gets a byte when requests can be served.
+    pub(super) ready: OwnedFd,
+}
+
+/// The server's life. Returns when the session is over.
+pub(super) fn serve(setup: Setup) {
+    process::set_name(c"postern-server");
+    keep_a_log(&setup.state);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&setup.front, &format!("start the server: {error}")),
+    };
+    tokio::task::LocalSet::new().block_on(&runtime, serve_async(setup));
+}
+
+/// What goes wrong in the server itself has nobody to be told to but a file.
+fn keep_a_log(state: &Path) {
+    let file = std::fs::File::options().create(true).append(true).open(state.join("server.log"));
+    if let Ok(file) = file {
+        let _already = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(std::sync::Mutex::new(file))
+            .try_init();
+    }
+}
+
+fn fail(front: &Channel, what: &str) {
+    let _gone = front.send(&FrontReport::Failed { what: what.to_owned() }, &[]);
+}
+
+/// The session's own temporary directory: gone when the server is.
+struct TemporaryDirectory(PathBuf);
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn serve_async(setup: Setup) {
+    let _temporary = TemporaryDirectory(setup.tmpdir.clone());
+    let (recorder, writer) = match Recorder::open(&setup.state, &setup.id, setup.log_max_bytes) {
+        Ok(opened) => opened,
+        Err(error) => return fail(&setup.front, &error.to_string()),
+    };
+    let started = json!({
+        "server": std::process::id(),
+        "spawner": setup.spawner.0,
+        "profile": setup.turn.name,
+        "cwd": crate::flow::text::to_json(setup.cwd.as_os_str().as_encoded_bytes()),
+        "argv": crate::flow::text::list_to_json(&setup.argv),
+        "sandbox": {
+            "strength": setup.plan.as_ref().map_or_else(|| "none".to_owned(), Plan::strength),
+            "missing": setup.plan.as_ref().map(|plan| plan.missing.clone()).unwrap_or_default(),
+        },
+        "notes": setup.notes,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    if let Err(error) = recorder.session_event("started", &started).await {
+        return fail(&setup.front, &error.to_string());
+    }
+    let (link, mut reports) = match Link::new(setup.spawner.1) {
+        Ok(link) => link,
+        Err(error) => return fail(&setup.front, &error.to_string()),
+    };
+    let (accept, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+    let (number, ours, theirs) = setup.gate;
+    let _queued = accept.send((ContextId::TURN, ours));
+    let session = Rc::new(Session {
+        policy: setup.policy,
+        default_execution: setup.default_execution,
+        named: setup.named,
+        baseline: setup.baseline,
+        tmpdir: setup.tmpdir.clone(),
+        reach: setup.reach,
+        gate: number,
+        recorder: recorder.clone(),
+        link: link.clone(),
+        live: RefCell::default(),
+        turn: Rc::new(setup.turn),
+        turn_plan: setup.plan,
+        turn_gate: theirs,
+        contexts: RefCell::default(),
+        next_context: Cell::new(1),
+        accept,
+        requests: Cell::new(0),
+        malformed: Cell::new(0),
+        shell: Cell::new(None),
+        spawner: setup.spawner.0,
+        hashes: RefCell::default(),
+    });
+    if nix::unistd::write(&setup.ready, &[1]).is_err() {
+        return;
+    }
+    drop((setup.ready, setup.front));
+
+    let mut ended = json!({ "reason": "the spawner ended" });
+    let mut orderly = false;
+    let Ok(signals) = process::signals_as_messages(&[libc::SIGTERM, libc::SIGINT]).and_then(socket::watch)
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            Some((context, socket)) = accepted.recv() => {
+                tokio::task::spawn_local(listen(Rc::clone(&session), context, socket));
+            }
+            report = reports.recv() => match report {
+                Some(Report::ShellStarted { pid }) => session.shell.set(Some(pid)),
+                Some(Report::ShellEnded { status }) => {
+                    session.shell.set(None);
+                    orderly = true;
+                    ended = json!({ "reason": "the last process ended", "status": status });
+                    // Whoever looks at the log after the prompt is back wants to see it all.
+                    let _unrecorded = recorder.session_event("shell_ended", &json!({ "status": status })).await;
+                }
+                Some(_) => {}
+                None => break,
+            },
+            _ = signals.readable() => {
+                orderly = true;
+                ended = json!({ "reason": "ended on request" });
+                link.end().await;
+                while reports.recv().await.is_some() {}
+                break;
+            }
+        }
+    }
+    if !orderly {
+        // The spawner died: its sandboxes died with it, what ran outside has to be ended here.
+        for pid in session.live.borrow().values() {
+            kill_descendants(*pid, true);
+        }
+    }
+    // Outcomes that are on their way are waited for, but not for ever.
+    for _ in 0..100 {
+        if session.requests.get() == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    ended["malformed"] = session.malformed.get().into();
+    ended["unrecorded_runs"] = recorder.uncounted().into();
+    let _unrecorded = recorder.session_event("ended", &ended).await;
+    drop((session, recorder));
+    // Requests that still run hold the records; their thread has written all that matters.
+    drop(writer);
+}
+
+/// Takes connections from one context's socket until everybody inside has closed it.
+async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
+    let Ok(socket) = socket::watch(socket) else { return };
+    let mut byte = [0; 16];
+    loop {
+        let Ok(mut ready) = socket.readable().await else { return };
+        loop {
+            match socket::receive(socket.get_ref(), &mut byte) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An empty message looks like the end, and is none while anybody holds the socket.
+                Ok(message) if message.length > 0 || !socket::hung_up(socket.get_ref()) => {
+                    for connection in message.fds {
+                        session.admit(context, connection);
+                    }
+                }
+                Ok(_) | Err(_) => {
+                    if context == ContextId::TURN {
+                        let body = json!({ "reason": "the turn's request socket was shut down from inside" });
+                        let _unrecorded = session.recorder.session_event("gate_closed", &body).await;
+                    }
+                    session.contexts.borrow_mut().remove(&context);
+                    return;
+                }
+            }
+        }
+        ready.clear_ready();
+    }
+}
+
+/// Completes when the process that a pidfd names has ended.
+pub(super) async fn is_open(pidfd: &OwnedFd) {
+    let Ok(watched) = pidfd.try_clone().and_then(socket::watch) else { return };
+    let _ended = watched.readable().await;
+}
+
+impl Session {
+    /// A connection that came from a context: served, if it is one and there are not too many.
+    fn admit(self: &Rc<Self>, context: ContextId, connection: OwnedFd) {
+        if !socket::is_seqpacket(&connection) || self.requests.get() >= MOST_REQUESTS {
+            return;
+        }
+        let Ok(connection) = socket::watch(connection) else { return };
+        let session = Rc::clone(self);
+        self.requests.set(self.requests.get() + 1);
+        tokio::task::spawn_local(async move {
+            pipeline::run(&session, context, connection).await;
+            session.requests.set(session.requests.get() - 1);
+        });
+    }
+
+    /// Whether one more malformed request gets a record of its own: the first ones do, the rest are
+    /// counted when the session ends.
+    pub(super) fn notes_malformed(&self) -> bool {
+        const MOST: u64 = 200;
+        self.malformed.set(self.malformed.get() + 1);
+        self.malformed.get() <= MOST
+    }
+
+    /// What a context may touch. One that is not known any more may touch nothing.
+    pub(super) fn profile_of(&self, context: ContextId) -> Rc<Resolved> {
+        if context == ContextId::TURN {
+            return Rc::clone(&self.turn);
+        }
+        self.contexts.borrow().get(&context).cloned().unwrap_or_else(|| {
+            Rc::new(Resolved {
+                name: String::new(),
+                unrestricted: false,
+                entries: Vec::new(),
+                network: false,
+            })
+        })
+    }
+
+    /// The parent of a process that descends from the spawner; none for any other.
+    pub(super) fn descends(&self, pid: i32, pidfd: &OwnedFd) -> Option<i32> {
+        const DEEPEST: usize = 4096;
+        let parent = process::pidfd_parent(pidfd).or_else(|| crate::runner::parent_of(pid))?;
+        let mut at = parent;
+        for _ in 0..DEEPEST {
+            if at == self.spawner || Some(at) == self.shell.get() {
+                return Some(parent);
+            }
+            if at <= 1 {
+                return None;
+            }
+            at = crate::runner::parent_of(at)?;
+        }
+        None
+    }
+
+    /// A new context under a profile; the socket's end that goes inside.
+    pub(super) fn open_context(&self, profile: &str) -> io::Result<OwnedFd> {
+        let resolved = self.named.get(profile).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let (ours, theirs) = socket::pair()?;
+        let id = ContextId(self.next_context.get());
+        self.next_context.set(id.0 + 1);
+        self.contexts.borrow_mut().insert(id, Rc::new(resolved));
+        let _queued = self.accept.send((id, ours));
+        Ok(theirs)
+    }
+
+    /// The turn's own socket, for a command that runs in the turn.
+    pub(super) fn turn_gate(&self) -> io::Result<OwnedFd> {
+        self.turn_gate.try_clone()
+    }
+
+    /// How the place of an execution is enforced, and what that does not hold. None is in place.
+    pub(super) fn strength(&self, execution: Option<&Execution>) -> (String, Vec<&'static str>) {
+        let turn = || self.turn_plan.as_ref().map(|plan| (plan.strength(), plan.missing.clone()));
+        let sandboxed = match execution {
+            None | Some(Execution::TurnDefault) => turn(),
+            Some(Execution::Unsandboxed) => None,
+            Some(Execution::Permissions(name)) => match self.named.get(name) {
+                Some(profile) if !profile.unrestricted => turn().map(|(strength, missing)| {
+                    (if profile.network { strength.replace("+net", "") } else { strength }, missing)
+                }),
+                _ => None,
+            },
+        };
+        sandboxed.unwrap_or_else(|| ("none".to_owned(), Vec::new()))
+    }
+
+    /// BLAKE3 of a file; remembered for one that no sandbox can write, as long as it looks the same.
+    pub(super) fn hash(&self, file: &OwnedFd, exe: &Executable) -> Option<String> {
+        let stat = nix::sys::stat::fstat(file).ok()?;
+        let key = (exe.file.dev, exe.file.ino, exe.file.size, stat.st_mtime, stat.st_ctime);
+        if let Some(known) = self.hashes.borrow().get(&key) {
+            return Some(known.clone());
+        }
+        let mut hasher = blake3::Hasher::new();
+        io::copy(&mut super::rerun::reopen(file).ok()?, &mut hasher).ok()?;
+        let hash = hasher.finalize().to_hex().to_string();
+        if !exe.agent_writable {
+            self.hashes.borrow_mut().insert(key, hash.clone());
+        }
+        Some(hash)
+    }
+}

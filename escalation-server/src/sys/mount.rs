@@ -1,0 +1,118 @@
+//! Mounts (mount(2), mount_setattr(2)), for a mount namespace of one's own.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use super::socket::check;
+
+const RECURSIVE: libc::c_uint = 0x8000; // AT_RECURSIVE
+const RDONLY: u64 = 1; // MOUNT_ATTR_RDONLY
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    data: Option<&CStr>,
+) -> io::Result<()> {
+    let pointer = |text: Option<&CStr>| text.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: every pointer is NULL or NUL-terminated.
+    check(unsafe {
+        libc::mount(
+            pointer(source),
+            target.as_ptr(),
+            pointer(kind),
+            flags,
+            pointer(data).cast::<libc::c_void>(),
+        )
+    })
+    .map(drop)
+}
+
+/// From here on no mount of this namespace is seen outside, nor one of the outside here.
+pub(crate) fn make_private() -> io::Result<()> {
+    mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)
+}
+
+/// Mounts a fresh filesystem.
+pub(crate) fn fresh(kind: &CStr, target: &CStr, flags: libc::c_ulong, data: &CStr) -> io::Result<()> {
+    mount(Some(kind), target, Some(kind), flags, Some(data))
+}
+
+/// A detached copy of what is mounted at and below a handle (open_tree(2)).
+pub(crate) fn copy(at: impl AsFd) -> io::Result<OwnedFd> {
+    const CLONE: libc::c_uint = 1;
+    let flags = CLONE | RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint | libc::O_CLOEXEC as libc::c_uint;
+    // SAFETY: an empty path with AT_EMPTY_PATH names the descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, at.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Mounts a detached copy over what a handle names (move_mount(2)).
+pub(crate) fn attach(copy: impl AsFd, at: impl AsFd) -> io::Result<()> {
+    const BOTH_EMPTY: libc::c_uint = 0x04 | 0x40; // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    // SAFETY: empty paths name the descriptors.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            copy.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            at.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            BOTH_EMPTY,
+        )
+    };
+    check(result as libc::c_int).map(drop)
+}
+
+/// [`set_read_only`] for a detached copy and everything below it.
+pub(crate) fn set_read_only_copy(copy: impl AsFd, read_only: bool) -> io::Result<()> {
+    let fd = copy.as_fd().as_raw_fd();
+    let below = set_attr(fd, c"", read_only, RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint);
+    match below {
+        // Somewhere below lies a mount that was read-only before us, and stays so.
+        Err(error) if !read_only && error.raw_os_error() == Some(libc::EPERM) => {
+            set_attr(fd, c"", read_only, libc::AT_EMPTY_PATH as libc::c_uint)
+        }
+        other => other,
+    }
+}
+
+/// Makes a mount, and with `below` everything under it, read-only or writable. Writable only where
+/// this namespace itself made it read-only.
+pub(crate) fn set_read_only(target: &CStr, read_only: bool, below: bool) -> io::Result<()> {
+    set_attr(libc::AT_FDCWD, target, read_only, if below { RECURSIVE } else { 0 })
+}
+
+fn set_attr(at: RawFd, path: &CStr, read_only: bool, flags: libc::c_uint) -> io::Result<()> {
+    let attr = MountAttr {
+        set: if read_only { RDONLY } else { 0 },
+        clear: if read_only { 0 } else { RDONLY },
+        propagation: 0,
+        userns: 0,
+    };
+    // SAFETY: the path is NUL-terminated and the attribute as long as stated.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            at,
+            path.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    check(result as libc::c_int).map(drop)
+}

@@ -1,0 +1,492 @@
+//! Processes: creating, identifying, signalling, confining, waiting.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use super::socket::check;
+
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fork {
+    Child,
+    Parent(i32),
+}
+
+/// fork(2), for a process with one thread: another's locks would stay taken in the child for ever.
+///
+/// # Errors
+/// If there is a second thread, besides what the kernel says.
+pub(crate) fn fork() -> io::Result<Fork> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("a process with threads must not fork"));
+    }
+    // SAFETY: one thread.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// clone3(2) with `CLONE_PARENT`: a sibling, whose stops and end our parent is told. Only for
+/// children of [`fork`], which have one thread.
+pub(crate) fn fork_sibling() -> io::Result<Fork> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+    }
+    // With CLONE_PARENT the exit signal is inherited, and must not be given.
+    let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    // SAFETY: no stack is given, so this is a fork of a process with one thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match check(pid as libc::c_int)? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// setns(2) with a pidfd: mount, PID and IPC namespaces, and user and network ones if the sandbox
+/// has its own. PID takes effect for the next child.
+pub(crate) fn enter_namespaces(init: impl AsFd, user: bool, net: bool) -> io::Result<()> {
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+    flags |= if user { libc::CLONE_NEWUSER } else { 0 };
+    flags |= if net { libc::CLONE_NEWNET } else { 0 };
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::setns(init.as_fd().as_raw_fd(), flags) }).map(drop)
+}
+
+/// _exit(2).
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process; a forked child must not run its parent's exit handlers.
+    unsafe { libc::_exit(code) }
+}
+
+/// kill(2), for signals that have a number only.
+pub(crate) fn kill_by_number(pid: i32, signal: i32) {
+    // SAFETY: no pointers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// pidfd_open(2).
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// pidfd_send_signal(2).
+pub(crate) fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    // SAFETY: without siginfo no pointer is read.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    check(result as libc::c_int).map(drop)
+}
+
+/// `struct pidfd_info` (linux/pidfd.h), as far as Linux 6.13 had it.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroupid: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    creds: [u32; 8],
+    exit_code: i32,
+}
+
+/// What the kernel tells of a pidfd's process, if it tells `wanted`.
+fn pidfd_info(pidfd: impl AsFd, wanted: u64) -> Option<PidfdInfo> {
+    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b; // _IOWR(0xff, 11, 64 bytes)
+    const { assert!(size_of::<PidfdInfo>() == 64) };
+    let mut info = PidfdInfo { mask: wanted, ..PidfdInfo::default() };
+    // SAFETY: the structure has the size that the request's number states.
+    let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & wanted != 0).then_some(info)
+}
+
+/// The wait status of a process that its parent has reaped, from its pidfd (Linux 6.15).
+pub(crate) fn pidfd_exit_status(pidfd: impl AsFd) -> Option<i32> {
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    pidfd_info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code)
+}
+
+/// The parent of a process, from its pidfd (Linux 6.13).
+pub(crate) fn pidfd_parent(pidfd: impl AsFd) -> Option<i32> {
+    const PIDFD_INFO_PID: u64 = 1;
+    let parent = pidfd_info(pidfd, PIDFD_INFO_PID)?.ppid;
+    i32::try_from(parent).ok().filter(|parent| *parent > 0)
+}
+
+/// What wait4(2) told of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Exited(i32),
+    Signaled(i32),
+    Stopped(i32),
+    Continued,
+}
+
+/// Times and memory of a child that ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) user_us: u64,
+    pub(crate) sys_us: u64,
+    pub(crate) maxrss_kb: u64,
+}
+
+/// Takes a wait status apart.
+pub(crate) fn change(status: i32) -> Option<Change> {
+    if libc::WIFEXITED(status) {
+        Some(Change::Exited(libc::WEXITSTATUS(status)))
+    } else if libc::WIFSIGNALED(status) {
+        Some(Change::Signaled(libc::WTERMSIG(status)))
+    } else if libc::WIFSTOPPED(status) {
+        Some(Change::Stopped(libc::WSTOPSIG(status)))
+    } else if libc::WIFCONTINUED(status) {
+        Some(Change::Continued)
+    } else {
+        None
+    }
+}
+
+/// The next change of any child, without waiting; none if nothing changed. `ECHILD` without any.
+pub(crate) fn wait_any(stops: bool) -> io::Result<Option<(i32, i32, Usage)>> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let flags = libc::WNOHANG | if stops { libc::WUNTRACED | libc::WCONTINUED } else { 0 };
+    // SAFETY: both pointers are to live variables.
+    let pid = check(unsafe { libc::wait4(-1, &raw mut status, flags, usage.as_mut_ptr()) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: filled by the kernel; zero bits are valid too.
+    let usage = unsafe { usage.assume_init() };
+    let micros = |time: libc::timeval| (time.tv_sec as u64) * 1_000_000 + time.tv_usec as u64;
+    let usage = Usage {
+        user_us: micros(usage.ru_utime),
+        sys_us: micros(usage.ru_stime),
+        maxrss_kb: usage.ru_maxrss as u64,
+    };
+    Ok(Some((pid, status, usage)))
+}
+
+/// Waits for any child to end and reaps it; `ECHILD` without one.
+pub(crate) fn reap_blocking() -> io::Result<()> {
+    // SAFETY: no status is asked for.
+    check(unsafe { libc::waitpid(-1, ptr::null_mut(), 0) }).map(drop)
+}
+
+/// Every limit of a process, prlimit(2).
+pub(crate) type Limits = [libc::rlimit; 16]; // RLIM_NLIMITS of every Linux so far
+
+pub(crate) fn limits(pid: i32) -> io::Result<Limits> {
+    let mut limits = [libc::rlimit { rlim_cur: 0, rlim_max: 0 }; 16];
+    for (resource, limit) in limits.iter_mut().enumerate() {
+        // SAFETY: the old value goes to a live variable; no new one is given.
+        check(unsafe {
+            libc::prlimit(pid, resource as libc::__rlimit_resource_t, ptr::null(), &raw mut *limit)
+        })?;
+    }
+    Ok(limits)
+}
+
+pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, limit: libc::rlimit) -> io::Result<()> {
+    // SAFETY: the value lives through the call.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+}
+
+/// Raises the soft limit of open files to the hard one; returns what it was.
+pub(crate) fn raise_open_files() -> io::Result<libc::rlimit> {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live variable.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut before) })?;
+    set_limit(libc::RLIMIT_NOFILE, libc::rlimit { rlim_cur: before.rlim_max, ..before })?;
+    Ok(before)
+}
+
+/// The nice value of a process, getpriority(2).
+pub(crate) fn nice(pid: i32) -> i32 {
+    // SAFETY: no pointers; -1 is a legal answer, and a stale one does no harm.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, pid as libc::id_t) }
+}
+
+/// Sets this process's nice value. Lowering it may be refused, which is no loss.
+pub(crate) fn set_nice(value: i32) {
+    // SAFETY: no pointers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) };
+}
+
+/// prctl(2) with one number.
+fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the options used here take numbers only.
+    check(unsafe { libc::prctl(option, argument, 0, 0, 0) }).map(drop)
+}
+
+/// Orphaned descendants become this process's children.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
+/// This process gets `signal` when its parent dies.
+pub(crate) fn die_with_parent(signal: i32) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong)
+}
+
+/// No process of the same user can look into this one, and it leaves no core.
+pub(crate) fn hide_memory() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// The name that `ps` shows of this process.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: a NUL-terminated string; longer than 15 bytes is cut.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Gives up every capability, for ever: bounding set, ambient, permitted, effective, inheritable.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability) {
+            Ok(()) => {}
+            // The first number that the kernel does not know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            // Without CAP_SETPCAP there is nothing that a bounding set could hand out under
+            // no_new_privs.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let none = [0u32; 6];
+    // SAFETY: version 3 reads a header and two times three words.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    check(result as libc::c_int).map(drop)
+}
+
+/// One instruction of a classic BPF program (`struct sock_filter`).
+pub(crate) type Instruction = seccompiler::sock_filter;
+
+/// Installs a seccomp filter on this thread; `no_new_privs` must be set.
+pub(crate) fn seccomp(program: &[Instruction]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
+    };
+    // SAFETY: the program lives through the call; both structures are laid out as the kernel's.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    check(result as libc::c_int).map(drop)
+}
+
+/// What a process becomes: a file by descriptor, or a script, which the kernel wants by path.
+#[derive(Debug)]
+pub(crate) enum Image<'a> {
+    File(BorrowedFd<'a>),
+    Path(&'a CStr),
+}
+
+/// execveat(2). Returns why it did not happen.
+pub(crate) fn execute(image: &Image<'_>, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    let (fd, path, flags) = match image {
+        Image::File(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
+        Image::Path(path) => (libc::AT_FDCWD, path.as_ptr(), 0),
+    };
+    // SAFETY: both arrays are NULL-terminated and point at live strings.
+    unsafe { libc::syscall(libc::SYS_execveat, fd, path, argv.as_ptr(), env.as_ptr(), flags) };
+    io::Error::last_os_error()
+}
+
+/// Resets every signal's disposition, but for those in `ignored` (bit n-1 for signal n), and sets
+/// the mask.
+pub(crate) fn set_signals(ignored: u64, blocked: u64) {
+    // SAFETY: SIG_DFL and SIG_IGN are valid dispositions; the set is initialised before use. What
+    // cannot be changed (KILL, STOP, the C library's own) fails without effect.
+    unsafe {
+        let mut mask: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        for signal in 1..=64 {
+            let bit = 1u64 << (signal - 1);
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = if ignored & bit == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+            if blocked & bit != 0 {
+                libc::sigaddset(&raw mut mask, signal);
+            }
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut());
+    }
+}
+
+/// Blocks `signals` and makes them readable instead.
+pub(crate) fn signals_as_messages(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before use.
+    unsafe {
+        let mut mask: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        for &signal in signals {
+            libc::sigaddset(&raw mut mask, signal);
+        }
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const mask, ptr::null_mut()))?;
+        let fd = check(libc::signalfd(-1, &raw const mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// A signal that came by [`signals_as_messages`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Came {
+    pub(crate) signal: i32,
+    pub(crate) by_kernel: bool,
+}
+
+pub(crate) fn next_signal(listener: impl AsFd) -> Option<Came> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the buffer is one record.
+    let got = unsafe { libc::read(listener.as_fd().as_raw_fd(), info.as_mut_ptr().cast(), size) };
+    if usize::try_from(got) != Ok(size) {
+        return None;
+    }
+    // SAFETY: a whole record was read.
+    let info = unsafe { info.assume_init() };
+    Some(Came { signal: info.ssi_signo as i32, by_kernel: info.ssi_code > 0 })
+}
+
+/// Lets a signal have its default effect on this process.
+pub(crate) fn suffer(signal: i32) {
+    // SAFETY: plain system calls on this process; the set is initialised before use.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(signal, &raw const action, ptr::null_mut());
+        let mut only: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        libc::kill(libc::getpid(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const only, ptr::null_mut());
+    }
+}
+
+/// dup2(2) onto a number, kept across an exec.
+pub(crate) fn place(fd: impl AsFd, number: RawFd) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    if fd == number {
+        // SAFETY: F_SETFD takes an int.
+        return check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop);
+    }
+    // SAFETY: whatever was at `number` is closed; callers place only where nothing of theirs is.
+    check(unsafe { libc::dup2(fd, number) }).map(drop)
+}
+
+/// Moves a descriptor to the lowest free number that is at least `least`, close-on-exec.
+pub(crate) fn move_up(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= least {
+        return Ok(fd);
+    }
+    // SAFETY: F_DUPFD_CLOEXEC takes an int.
+    let moved = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// Closes every descriptor but those in `keep`.
+pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut from: libc::c_uint = 0;
+    for fd in keep.into_iter().map(|fd| fd as libc::c_uint).chain([libc::c_uint::MAX]) {
+        if fd > from {
+            // SAFETY: nothing of this process uses those descriptors any more.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            check(result as libc::c_int)?;
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// The status flags of an open file, `F_GETFL`.
+pub(crate) fn open_flags(fd: impl AsFd) -> io::Result<i32> {
+    // SAFETY: F_GETFL takes no argument.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFL) })
+}
+
+/// openat2(2) with `O_PATH`, following no symlink and no magic link: the path is the file's own.
+pub(crate) fn open_exactly(path: &CStr) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct OpenHow {
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    }
+    const NO_MAGICLINKS: u64 = 2;
+    const NO_SYMLINKS: u64 = 4;
+    let how = OpenHow {
+        flags: (libc::O_PATH | libc::O_CLOEXEC) as u64,
+        mode: 0,
+        resolve: NO_MAGICLINKS | NO_SYMLINKS,
+    };
+    // SAFETY: the path is NUL-terminated, the structure as long as stated.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size_of::<OpenHow>())
+    };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Takes the foreground of the terminal on `fd` for a process group, without being stopped for it.
+pub(crate) fn take_terminal(fd: impl AsFd, group: i32) -> io::Result<()> {
+    // SAFETY: the set is initialised before use; SIGTTOU is blocked around the call (tcsetpgrp(3)).
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        let mut before: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTTOU);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+        let result = check(libc::tcsetpgrp(fd.as_fd().as_raw_fd(), group)).map(drop);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        result
+    }
+}
+
+/// A standard descriptor, borrowed. It may be closed, which shows when it is used.
+pub(crate) fn standard(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: nothing of this process owns 0 to 2, and what uses the result copes with EBADF.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}

@@ -1,0 +1,185 @@
+//! `AF_UNIX` sockets with descriptors (unix(7)), and memfds.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use postern_shim::wire::MAX_FDS;
+use tokio::io::unix::AsyncFd;
+
+/// Who made the other end of a socket, from `SO_PEERCRED`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+}
+
+/// One received message.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) length: usize,
+    pub(crate) fds: Vec<OwnedFd>,
+    /// The data or the descriptors did not all arrive.
+    pub(crate) truncated: bool,
+}
+
+pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A connected pair of `SOCK_SEQPACKET` sockets, close-on-exec.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    // SAFETY: the array holds two descriptors.
+    check(unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+    })?;
+    // SAFETY: both are fresh and ours.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+#[repr(C, align(8))]
+struct Control([u8; 1088]);
+
+/// Sends one message. Never waits: whoever shares the socket may have filled it.
+pub(crate) fn send(fd: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut control = Control([0; 1088]);
+    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: an all-zero msghdr is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    if !fds.is_empty() {
+        if fds.len() > MAX_FDS {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let bytes = (fds.len() * size_of::<RawFd>()) as u32;
+        // SAFETY: these only compute; 253 descriptors need 1032 bytes.
+        let (space, length) = unsafe { (libc::CMSG_SPACE(bytes), libc::CMSG_LEN(bytes)) };
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = space as usize;
+        // SAFETY: the control buffer has room for one header and its data, as computed.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = length as usize;
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (at, fd) in fds.iter().enumerate() {
+                ptr::write_unaligned(data.add(at), fd.as_raw_fd());
+            }
+        }
+    }
+    // SAFETY: the message points at live buffers of the stated lengths.
+    let sent = unsafe {
+        libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    };
+    check(sent as libc::c_int).map(drop)
+}
+
+/// Receives one message without waiting; a length of 0 without descriptors is the end.
+pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
+    let mut control = Control([0; 1088]);
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: an all-zero msghdr is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len();
+    // SAFETY: the message points at live buffers of the stated lengths.
+    let got = unsafe {
+        libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
+    };
+    let length = check(got as libc::c_int)? as usize;
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled the control buffer up to msg_controllen; every descriptor in an
+    // SCM_RIGHTS message is fresh and ours, and is taken exactly once.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                let bytes = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                for at in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(at))));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    Ok(Message { length, fds, truncated })
+}
+
+fn option<T>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the buffer is as long as stated.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value.as_mut_ptr().cast(), &raw mut length)
+    })?;
+    // SAFETY: callers ask only for integers and ucred, of which every bit pattern is valid.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Whether this is a connected `AF_UNIX` `SOCK_SEQPACKET` socket.
+pub(crate) fn is_seqpacket(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    option::<libc::c_int>(fd, libc::SO_DOMAIN).ok() == Some(libc::AF_UNIX)
+        && option::<libc::c_int>(fd, libc::SO_TYPE).ok() == Some(libc::SOCK_SEQPACKET)
+}
+
+/// Who made the other end.
+pub(crate) fn peer(fd: impl AsFd) -> io::Result<Peer> {
+    let cred: libc::ucred = option(fd.as_fd(), libc::SO_PEERCRED)?;
+    Ok(Peer { pid: cred.pid, uid: cred.uid })
+}
+
+/// A pidfd of who made the other end, `SO_PEERPIDFD` (Linux 6.5): safe against reuse of its pid.
+pub(crate) fn peer_pidfd(fd: impl AsFd) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let pidfd: RawFd = option(fd.as_fd(), SO_PEERPIDFD)?;
+    // SAFETY: a fresh descriptor that is ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// Whether nobody can send on the other end any more.
+pub(crate) fn hung_up(fd: impl AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let looked = poll(&mut polls, PollTimeout::ZERO);
+    looked.is_err() || polls[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP))
+}
+
+/// Lets the runtime say when a descriptor is ready.
+pub(crate) fn watch<T: AsFd + AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: by `AsFd` it is open and the same as long as `T` lives, and the result owns `T`.
+    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
+
+/// An empty memfd, close-on-exec, named for `/proc/PID/maps` and `comm`.
+pub(crate) fn memfd(name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated.
+    let fd =
+        check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a memfd immutable.
+pub(crate) fn seal(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: F_ADD_SEALS takes an int.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_ADD_SEALS, ALL_SEALS) }).map(drop)
+}
+
+/// Whether nobody can change the memfd any more. False for anything that is no memfd.
+pub(crate) fn is_sealed(fd: impl AsFd) -> bool {
+    // SAFETY: F_GET_SEALS takes no argument.
+    let seals = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & ALL_SEALS == ALL_SEALS
+}
+
+const ALL_SEALS: libc::c_int =
+    libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;

@@ -1,0 +1,140 @@
+//! What a process does while its command runs elsewhere: hand over descriptors, pass on signals,
+//! stop when the command stops, and end as it ended.
+
+use core::ffi::c_int;
+
+use crate::client::{Verdict, deny, receive};
+use crate::sys::{self, Blocked, Fd};
+use crate::wire::{self, Answer, Kind, Notice};
+
+/// Waits for the command. Returns only if the kernel refused to execute it.
+pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
+    // From here on every signal is either the command's or a reason to end.
+    let Ok(signals) = Blocked::new() else { gone() };
+    let Ok(listener) = signals.listen() else { gone() };
+    // If the other side has given up, its answer says why.
+    let _answered = hand_over(connection, gate);
+    let mut stop = 0;
+    // Until the command has started it is not in our process group, or not yet itself: what the
+    // terminal sends meanwhile is kept for it.
+    let mut early = Some(0u64);
+    let mut buffer = [0; wire::MAX_REASON + 64];
+    loop {
+        let Ok((answered, signalled)) = sys::wait_either(connection, &listener) else { gone() };
+        if signalled {
+            while let Some(came) = sys::next_signal(&listener) {
+                match &mut early {
+                    _ if !sent_to_group(came) => notify(connection, came.signal, came.sender == 0, stop),
+                    Some(kept) if came.signal != libc::SIGCHLD => *kept |= 1 << came.signal,
+                    _ => {}
+                }
+            }
+        }
+        if !answered {
+            continue;
+        }
+        match receive(connection, &mut buffer) {
+            Some(Answer::Started) => {
+                let kept = early.take().unwrap_or(0);
+                for signal in (1..64).filter(|signal| kept & (1 << signal) != 0) {
+                    notify(connection, signal, false, stop);
+                }
+            }
+            Some(Answer::Continued { .. }) => {}
+            Some(Answer::Stopped { number, signal }) => {
+                stop = number;
+                sys::suffer(signal);
+                notify(connection, libc::SIGCONT, false, stop);
+            }
+            Some(Answer::Exited { code }) => sys::exit(code),
+            Some(Answer::Signaled { signal }) => {
+                sys::suffer(signal);
+                sys::exit(128 + signal)
+            }
+            Some(Answer::Refused { errno }) => {
+                drop(listener);
+                signals.restore();
+                return Verdict::Fail(errno);
+            }
+            Some(Answer::Deny { reason }) => deny(reason),
+            _ => gone(),
+        }
+    }
+}
+
+/// Signals that reach the command by its process group: the terminal's, which the kernel sends.
+fn sent_to_group(came: sys::Came) -> bool {
+    const TERMINAL: [c_int; 7] = [
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGWINCH,
+    ];
+    came.signal == libc::SIGCHLD || (came.by_kernel && TERMINAL.contains(&came.signal))
+}
+
+fn notify(connection: &Fd, signal: c_int, from_outside: bool, stop: u32) {
+    let mut frame = [0; 64];
+    if let Ok(length) = wire::encode(Kind::Notice, &Notice { signal, from_outside, stop }, &mut frame) {
+        // A server that is gone shows as the end of file on the next turn.
+        let _gone = sys::send(connection.raw(), frame.get(..length).unwrap_or_default(), &[]);
+    }
+}
+
+/// Sends every descriptor that an exec would have kept, in chunks.
+fn hand_over(connection: &Fd, gate: c_int) -> Option<()> {
+    const CHUNK: usize = 200;
+    let mut fds = [0; CHUNK];
+    let mut count = 0;
+    let mut total = 0;
+    let mut sent = Some(());
+    sys::each_inherited(|fd| {
+        if fd == gate || sent.is_none() {
+            return;
+        }
+        total += 1;
+        fds[count] = fd;
+        count += 1;
+        if count == CHUNK {
+            sent = send_chunk(connection, &fds, false);
+            count = 0;
+        }
+    })
+    .ok()?;
+    sent?;
+    if total > wire::MAX_HANDOVER {
+        return None;
+    }
+    send_chunk(connection, fds.get(..count)?, true)
+}
+
+fn send_chunk(connection: &Fd, fds: &[c_int], last: bool) -> Option<()> {
+    let mut frame = [0; 2048];
+    let length = wire::encode(Kind::Handover, &Numbers { last, fds }, &mut frame).ok()?;
+    sys::send(connection.raw(), frame.get(..length)?, fds).ok()
+}
+
+/// Encodes as [`wire::Handover`], without its heap.
+struct Numbers<'a> {
+    last: bool,
+    fds: &'a [c_int],
+}
+
+impl serde::Serialize for Numbers<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut handover = serializer.serialize_struct("Handover", 2)?;
+        handover.serialize_field("last", &self.last)?;
+        let numbers = self.fds.iter().map(|&fd| fd.unsigned_abs());
+        handover.serialize_field("numbers", &crate::client::List(numbers, self.fds.len()))?;
+        handover.end()
+    }
+}
+
+fn gone() -> ! {
+    sys::complain(&[b"postern: denied: the session's server is gone, and with it the command that it ran\n"]);
+    sys::exit(126)
+}

@@ -1,0 +1,4 @@
+//! Attacks. Each is first shown to work where nothing defends, then to fail inside a session.
+
+mod escalation;
+mod sandbox;

@@ -1,0 +1,165 @@
+//! What a rerun shares with the process that asked for it, on a terminal and off it.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use postern_tests::{World, for_each_user, prefix, status, stdout, text};
+use serde_json::{Value, json};
+
+/// Everything external is rerun: without a sandbox, in the turn's, or under a profile.
+fn rules(world: &World, execution: &str) -> std::path::PathBuf {
+    let programs = ["sh", "sleep", "cat", "python3", "stty", "yes", "head", "nice", "true"];
+    let text: String = programs
+        .iter()
+        .map(|program| format!("prefix_rule([\"{program}\"], execution = \"{execution}\")\n"))
+        .collect();
+    world.write("fidelity.rules", text)
+}
+
+const EXECUTIONS: [&str; 3] = ["unsandboxed", "turn_default", "read-only"];
+
+fn terminal(world: &World, rules: &std::path::Path, steps: &Value, code: i32) {
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/fidelity/terminal.py");
+    let driver = world.write("terminal.py", std::fs::read(driver).unwrap());
+    let postern = prefix().join("bin/postern");
+    let mut child = world
+        .plain_command("python3")
+        .arg(driver)
+        .args([postern.as_os_str(), "postern".as_ref(), "--rules".as_ref(), rules.as_os_str()])
+        .args(["--", "-f", "-i", "+Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(steps.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(status(&output), code, "{} {}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn job_control_is_as_if_it_ran_in_place() {
+    for_each_user(|world| {
+        for execution in EXECUTIONS {
+            let rules = rules(world, execution);
+            let count = world.write(
+                "count.py",
+                "import signal, time\nn = 0\ndef count(*_):\n    global n; n += 1\nsignal.signal(signal.SIGINT, count)\n\
+                 print('count''ing', flush=True)\nwhile not n: time.sleep(0.05)\ntime.sleep(0.4)\nprint('interrupts:', n)\n",
+            );
+            let enter = |line: &str| format!("{line}\r");
+            terminal(
+                world,
+                &rules,
+                &json!([
+                    { "send": enter("PS1='ready> '; unset zle_bracketed_paste"), "expect": "ready> " },
+                    { "send": enter("tty; [[ -t 0 ]] && print is''a''tty"), "expect": "isatty" },
+                    { "send": enter("sleep 30"), "expect": "sleep 30\r\n" },
+                    { "send": "\u{3}", "expect": "ready> " },
+                    { "send": enter("print rc=$?"), "expect": "rc=130" },
+                    { "send": enter(&format!("python3 {}", count.display())), "expect": "counting" },
+                    { "send": "\u{3}", "expect": "interrupts: 1" },
+                    { "expect": "ready> " },
+                    { "send": enter("sleep 31"), "expect": "sleep 31\r\n" },
+                    { "send": "\u{1a}", "expect": "suspended  sleep 31" },
+                    { "send": enter("jobs"), "expect": "+ suspended  sleep 31" },
+                    { "send": enter("bg"), "expect": "continued  sleep 31" },
+                    { "send": enter("fg"), "expect": "running    sleep 31" },
+                    { "send": "\u{3}", "expect": "ready> " },
+                    { "send": enter("sleep 32 | cat; print st=$pipestatus"), "expect": "pipestatus\r\n" },
+                    { "send": "\u{1a}", "expect": "suspended  sleep 32 | cat" },
+                    { "send": enter("fg"), "expect": "continued  sleep 32 | cat" },
+                    { "send": "\u{3}", "expect": "ready> " },
+                    { "send": enter("sleep 33 &"), "expect": "[1] " },
+                    { "send": enter("kill %1; wait"), "expect": "terminated  sleep 33" },
+                    { "send": enter("cat"), "expect": "cat\r\n" },
+                    { "send": "typed\r", "expect": "typed\r\ntyped" },
+                    { "send": "\u{4}", "expect": "ready> " },
+                    { "send": enter("sh -c 'kill -STOP $$; echo res''umed'"), "expect": "suspended (signal)" },
+                    { "send": enter("fg"), "expect": "resumed" },
+                    { "send": enter("stty size; print $COLUMNS"), "expect": "30 90\r\n90" },
+                    { "size": [40, 101], "send": enter("stty size; print $COLUMNS"), "expect": "40 101\r\n101" },
+                    { "send": enter("(exit 5) &; wait $!; print w=$?"), "expect": "w=5" },
+                    { "send": enter("exit 7") },
+                ]),
+                7,
+            );
+        }
+    });
+}
+
+/// Runs the same script with nothing and with everything rerun; what is printed must be the same.
+fn same(world: &World, script: &str) {
+    let run = |command: &mut std::process::Command| {
+        let output = postern_tests::finish(command);
+        (stdout(&output), text(&output.stderr), status(&output))
+    };
+    let plain = run(world.posternsh().args(["-fc", script]));
+    for execution in EXECUTIONS {
+        let rules = rules(world, execution);
+        let rerun = run(world.postern().arg("--rules").arg(&rules).args(["--", "-fc", script]));
+        assert_eq!(plain, rerun, "{execution}: {script}");
+    }
+}
+
+#[test]
+fn status_signals_and_pipes() {
+    for_each_user(|world| {
+        same(world, "for c in 0 1 126 127 255; do sh -c \"exit $c\"; print $?; done");
+        same(
+            world,
+            "for s in HUP INT QUIT ABRT KILL PIPE ALRM TERM USR1 SEGV; do sh -c \"kill -$s \\$\\$\"; print $s $?; done",
+        );
+        same(world, "yes | head -2 | cat; print $pipestatus");
+        same(
+            world,
+            "yes | head -1; print $pipestatus; sh -c 'echo x; exit 3' | sh -c 'cat; exit 4'; print $pipestatus",
+        );
+        same(world, "sh -c 'exit 9' & wait $!; print $?; sleep 20 & kill $!; wait $!; print $?");
+        same(
+            world,
+            "sh -c 'trap \"echo caught; exit 6\" USR1; echo up; while :; do sleep 0.05; done' & sleep 0.5; kill -USR1 $!; wait $!; print $?",
+        );
+        same(world, "cat <(sh -c 'echo one') <(echo two) > >(cat); sleep 0.2");
+        same(world, "coproc cat; print -p x; read -p y; print got $y");
+    });
+}
+
+#[test]
+fn a_signal_that_races_with_the_end_does_not_hide_the_status() {
+    for_each_user(|world| {
+        let rules = rules(world, "unsandboxed");
+        let script = "for i in {1..150}; do sh -c 'exit 7' & p=$!; kill -CONT $p; wait $p; print $?; done | sort | uniq -c | tr -d ' '";
+        let output =
+            postern_tests::finish(world.postern().arg("--rules").arg(rules).args(["--", "-fc", script]));
+        assert_eq!((stdout(&output).as_str(), text(&output.stderr).as_str()), ("1507", ""));
+    });
+}
+
+#[test]
+fn what_a_process_hands_to_its_exec() {
+    const SHOW: &str = r#"
+import os, resource, signal, sys
+print(sys.argv[1:], os.getcwd())
+for number in range(3, 63):
+    try: os.fstat(number); print('fd', number)
+    except OSError: pass
+print('nofile', resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'stack', resource.getrlimit(resource.RLIMIT_STACK)[0])
+print('nice', os.nice(0), 'int', signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
+print('umask', oct(os.umask(0) | 2))
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+print('mask', sorted(mask))
+print('same group', os.getpgrp() == int(os.environ.get('GROUP', os.getpgrp())))
+"#;
+    for_each_user(|world| {
+        let show = world.write("show.py", SHOW);
+        let show = show.display();
+        same(world, &format!("python3 {show} a '' $'b\\nc'"));
+        same(
+            world,
+            &format!("exec 3</dev/null 5>/dev/null; python3 {show}; exec {{n}}</dev/null; python3 {show}"),
+        );
+        same(world, &format!("ulimit -S -n 77; ulimit -S -s 4096; umask 077; trap '' INT; python3 {show}"));
+        same(world, &format!("mkdir -p deep/er; cd deep/er; nice -n 3 true; python3 {show}"));
+    });
+}

@@ -1,0 +1,7 @@
+//! Each verdict and each execution, as the user sees them and as the record tells them.
+
+mod bad_input;
+mod bytes;
+mod executions;
+mod lifecycle;
+mod peers;
