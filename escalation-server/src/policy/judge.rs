@@ -204,7 +204,7 @@ prefix_rule(["exact"], decision = "forbidden")
     #[test]
     fn a_program_of_the_workspace_gets_no_allow_by_its_name() {
         let fake =
-            Case { given: "/work/git", resolved: "/work/git", holds: false, writable: true, argv: "git gc" };
+            Case { given: "/proj/git", resolved: "/proj/git", holds: false, writable: true, argv: "git gc" };
         assert!(!verdict(&fake).1);
         let forbidden = Case { argv: "git push", ..fake };
         assert_eq!(verdict(&forbidden).0, Verdict::Forbidden);
@@ -213,7 +213,7 @@ prefix_rule(["exact"], decision = "forbidden")
     #[test]
     fn a_link_that_the_sandbox_made_does_not_lend_its_name() {
         let link = Case {
-            given: "/work/git",
+            given: "/proj/git",
             resolved: "/usr/bin/rm",
             holds: false,
             writable: false,

@@ -177,7 +177,7 @@ mod tests {
 
     fn bases() -> Bases {
         Bases {
-            project: "/work/p".into(),
+            project: "/proj/p".into(),
             project_writable: true,
             tmpdir: "/tmp/postern-x".into(),
             slash_tmp: Some("/tmp".into()),
@@ -188,9 +188,9 @@ mod tests {
     fn the_most_specific_entry_decides() {
         let git = git(&workspace_write()).resolve(&bases());
         for (path, access) in [
-            ("/work/p/src/a", Access::Write),
-            ("/work/p/.git/index", Access::Write),
-            ("/work/p/.git/hooks/pre-commit", Access::Read),
+            ("/proj/p/src/a", Access::Write),
+            ("/proj/p/.git/index", Access::Write),
+            ("/proj/p/.git/hooks/pre-commit", Access::Read),
             ("/etc/passwd", Access::Read),
         ] {
             assert_eq!(git.access(Path::new(path)), Some(access), "{path}");
@@ -201,8 +201,8 @@ mod tests {
     fn what_lies_below_a_writable_root_can_be_changed_even_if_read_only() {
         let git = git(&workspace_write()).resolve(&bases());
         let reach = Reach::of([&git]);
-        assert!(reach.could_change(Path::new("/work/p/.git/hooks/pre-commit")));
-        assert!(!reach.could_change(Path::new("/work")));
+        assert!(reach.could_change(Path::new("/proj/p/.git/hooks/pre-commit")));
+        assert!(!reach.could_change(Path::new("/proj")));
         assert!(!reach.could_change(Path::new("/usr/bin/git")));
     }
 
@@ -213,7 +213,7 @@ mod tests {
         assert!(!turn.within(&read_only().resolve(&bases())));
         assert!(!git(&workspace_write()).resolve(&bases()).within(&{
             let mut protected = turn.clone();
-            protected.entries.push(("/work/p/.git".into(), Access::Read));
+            protected.entries.push(("/proj/p/.git".into(), Access::Read));
             protected
         }));
         assert!(!super::super::network(&workspace_write()).resolve(&bases()).within(&turn));

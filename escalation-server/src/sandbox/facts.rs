@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::profile::{Access, Resolved};
-use crate::sys::landlock;
+use crate::sys::{landlock, socket};
 
 /// Names that stay as they are directly below every writable root: what they hold makes other
 /// programs run things.
@@ -15,6 +15,8 @@ pub(crate) const PROTECTED: [&str; 4] = [".git", ".agents", ".codex", ".postern"
 pub(crate) struct Abilities {
     /// 0: no Landlock.
     pub(crate) landlock_abi: u32,
+    /// Whether a socket tells safely who made its other end.
+    pub(crate) peers: bool,
     pub(crate) user_namespaces: bool,
     /// Why not, and what to do.
     pub(crate) user_namespaces_hint: &'static str,
@@ -29,6 +31,8 @@ pub(crate) enum Refusal {
          /sys/kernel/security/lsm lists); without it only --sandbox danger-full-access can start"
     )]
     NoLandlock,
+    #[error("this kernel does not tell who asks (SO_PEERPIDFD, Linux 6.5): boot 6.5 or later")]
+    NoPeers,
     #[error("user namespaces are not to be had here: {0}")]
     NoNamespaces(&'static str),
     #[error(
@@ -66,7 +70,8 @@ impl Abilities {
         } else {
             (true, "")
         };
-        Self { landlock_abi: landlock::abi(), user_namespaces, user_namespaces_hint, root }
+        let peers = socket::pair().and_then(|(one, _other)| socket::peer_pidfd(&one)).is_ok();
+        Self { landlock_abi: landlock::abi(), peers, user_namespaces, user_namespaces_hint, root }
     }
 
     /// # Errors
@@ -74,6 +79,9 @@ impl Abilities {
     pub(crate) fn suffice(&self) -> Result<(), Refusal> {
         if self.landlock_abi == 0 {
             return Err(Refusal::NoLandlock);
+        }
+        if !self.peers {
+            return Err(Refusal::NoPeers);
         }
         if !self.user_namespaces && !self.root {
             return Err(Refusal::NoNamespaces(self.user_namespaces_hint));

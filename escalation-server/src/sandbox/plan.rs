@@ -119,7 +119,13 @@ mod tests {
     use super::*;
 
     fn abilities() -> Abilities {
-        Abilities { landlock_abi: 7, user_namespaces: true, user_namespaces_hint: "", root: false }
+        Abilities {
+            landlock_abi: 7,
+            peers: true,
+            user_namespaces: true,
+            user_namespaces_hint: "",
+            root: false,
+        }
     }
 
     fn planned(entries: &[(&str, Access)], protected: &[&str]) -> Plan {

@@ -94,9 +94,9 @@ mod tests {
 
     fn run(asked: &[&str], keep: &[&str]) -> (Vec<String>, EnvironmentChanges) {
         let baseline =
-            list(&["HOME=/home/u", "PATH=/usr/bin:/work/bin:rel:/bin", "GIT_DIR=/home/u/.git", "LANG=C"]);
+            list(&["HOME=/home/u", "PATH=/usr/bin:/proj/bin:rel:/bin", "GIT_DIR=/home/u/.git", "LANG=C"]);
         let keep: Vec<String> = keep.iter().map(|name| (*name).to_owned()).collect();
-        let (env, changes) = compute(&baseline, &list(asked), &keep, |path| path.starts_with(b"/work"));
+        let (env, changes) = compute(&baseline, &list(asked), &keep, |path| path.starts_with(b"/proj"));
         (
             env.iter().map(|variable| String::from_utf8_lossy(variable.as_slice()).into_owned()).collect(),
             changes,
