@@ -80,7 +80,7 @@ fn a_script_that_the_sandbox_can_write_is_refused_even_if_a_rule_names_it() {
 }
 
 #[test]
-fn a_binary_that_the_sandbox_can_write_runs_from_its_snapshot_where_that_is_narrower() {
+fn a_rule_that_names_a_file_of_the_workspace_does_not_speak_for_it() {
     for_each_user(|world| {
         let program = world.workspace.join("cat");
         std::fs::copy("/bin/cat", &program).unwrap();
