@@ -221,3 +221,23 @@ fn a_waiter_that_dies_takes_the_command_along() {
         assert!(!alive.exists());
     });
 }
+
+#[test]
+fn the_next_sessions_configuration_cannot_be_created_from_inside() {
+    for_each_user(|world| {
+        // There is none yet, so nothing that exists would be written.
+        std::fs::create_dir(world.root.join("home/.config")).unwrap();
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n'~/.config' = 'write'\n",
+        );
+        let script = "mkdir ~/.config/postern; print \"sandbox = 'danger-full-access'\" > ~/.config/postern/config.toml";
+        let output = finish(world.postern().arg("--config").arg(&config).args(["--", "-fc", script]));
+        assert!(
+            !world.root.join("home/.config/postern").exists(),
+            "the sandbox wrote the next session's configuration"
+        );
+        assert_eq!(postern_tests::status(&output), 125);
+        assert!(text(&output.stderr).contains("holds Postern's own files"), "{}", text(&output.stderr));
+    });
+}

@@ -132,7 +132,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         if let Some(name) = file.default_execution {
             default_execution = Some((Execution::parse(&name), place("default_execution")));
         }
-        rules.extend(file.rules.iter().map(|text| (expand(text, &directories.home), true)));
+        rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
         max_mib = file.log.max_mib.unwrap_or(max_mib);
     }
     turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
@@ -154,7 +154,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
         paths.extend(rule_files(&directory)?);
     }
-    paths.extend(rules.into_iter().map(|(path, _)| path));
+    paths.extend(rules);
     paths.extend(options.rules.iter().cloned());
     let policy = load_rules(&paths)?;
     paths.extend(options.config.clone());

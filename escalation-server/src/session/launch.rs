@@ -204,7 +204,8 @@ fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Resul
     for (path, _) in &mut resolved.entries {
         *path = real(path);
     }
-    // What somebody wrote into a profile is not dropped in silence, as an implicit root is.
+    // What somebody wrote into a profile is not dropped in silence, as an implicit root is. What does
+    // not exist yet counts too: made from inside, it would be the next session's configuration.
     let explicit =
         profile.filesystem.iter().flatten().filter(|entry| {
             entry.access == Access::Write && matches!(entry.place, Place::Path(_) | Place::Root)
@@ -216,7 +217,7 @@ fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Resul
         };
         let open =
             |own: &&Path| real(own).starts_with(&root) && resolved.access(&real(own)) == Some(Access::Write);
-        if let Some(own) = directories.own().into_iter().filter(|own| own.exists()).find(open) {
+        if let Some(own) = directories.own().into_iter().find(open) {
             return Err(Refusal::OwnFiles {
                 profile: profile.name.clone(),
                 path: root,
