@@ -54,14 +54,14 @@ lint: prerequisites
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps --document-private-items -p postern-shim -p escalation-server
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/shell $(DESTDIR)$(PREFIX)/libexec/postern $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share
+	umask 022; install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/shell $(DESTDIR)$(PREFIX)/libexec/postern $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share
 	install -m 755 $(OUT)/bin/postern $(DESTDIR)$(PREFIX)/bin/postern
 	ln -sfn postern $(DESTDIR)$(PREFIX)/bin/posternsh
 	ln -sfn ../bin/postern $(DESTDIR)$(PREFIX)/shell/zsh
 	install -m 755 $(OUT)/libexec/postern/zsh $(DESTDIR)$(PREFIX)/libexec/postern/zsh
-	cp -R $(OUT)/lib/postern $(DESTDIR)$(PREFIX)/lib/
-	install -d $(DESTDIR)$(PREFIX)/share/postern
-	cp -R $(OUT)/share/postern/zsh $(DESTDIR)$(PREFIX)/share/postern/
+	umask 022; cp -R $(OUT)/lib/postern $(DESTDIR)$(PREFIX)/lib/
+	umask 022; install -d $(DESTDIR)$(PREFIX)/share/postern
+	umask 022; cp -R $(OUT)/share/postern/zsh $(DESTDIR)$(PREFIX)/share/postern/
 	@sed 's|@PREFIX@|$(PREFIX)|g' docs/after-install.txt
 
 uninstall:

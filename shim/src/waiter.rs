@@ -15,6 +15,10 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     // If the other side has given up, its answer says why.
     let _answered = hand_over(connection, gate);
     let mut stop = 0;
+    // A continue that was passed on and not answered yet, and a stop that came meanwhile: whether the
+    // continue came after that stop, the answer says.
+    let mut continuing = false;
+    let mut held = None;
     // Until the command has started it is not in our process group, or not yet itself: what the
     // terminal sends meanwhile is kept for it.
     let mut early = Some(0u64);
@@ -23,6 +27,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
         let Ok((answered, signalled)) = sys::wait_either(connection, &listener) else { gone() };
         if signalled {
             while let Some(came) = sys::next_signal(&listener) {
+                continuing |= came.signal == libc::SIGCONT && came.sender != 0;
                 match &mut early {
                     _ if !sent_to_group(came) => notify(connection, came.signal, came.sender == 0, stop),
                     Some(kept) if came.signal != libc::SIGCHLD => *kept |= 1 << came.signal,
@@ -40,11 +45,21 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
                     notify(connection, signal, false, stop);
                 }
             }
-            Some(Answer::Continued { .. }) => {}
+            Some(Answer::Continued { number }) => {
+                continuing = false;
+                if let Some((later, signal)) = held.take().filter(|(later, _)| *later > number) {
+                    stop = later;
+                    sys::suffer(signal);
+                }
+            }
+            Some(Answer::Stopped { number, signal }) if continuing => {
+                stop = number;
+                held = Some((number, signal));
+            }
+            // What continues us afterwards waits at the listener.
             Some(Answer::Stopped { number, signal }) => {
                 stop = number;
                 sys::suffer(signal);
-                notify(connection, libc::SIGCONT, false, stop);
             }
             Some(Answer::Exited { code }) => sys::exit(code),
             Some(Answer::Signaled { signal }) => {

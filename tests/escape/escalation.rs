@@ -28,7 +28,7 @@ fn the_environment_is_the_sessions_and_not_the_askers() {
 fn nothing_of_the_servers_own_environment_comes_along() {
     for_each_user(|world| {
         let output = world.session(ENV, "/usr/bin/env | cut -d= -f1 | sort | tr '\\n' ' '");
-        assert_eq!(stdout(&output), "HOME LANG PATH TERM XDG_STATE_HOME");
+        assert_eq!(stdout(&output), "HOME LANG PATH PWD TERM XDG_STATE_HOME");
     });
 }
 
@@ -239,5 +239,66 @@ fn the_next_sessions_configuration_cannot_be_created_from_inside() {
         );
         assert_eq!(postern_tests::status(&output), 125);
         assert!(text(&output.stderr).contains("holds Postern's own files"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn a_script_runs_by_the_interpreter_that_was_judged() {
+    for_each_user(|world| {
+        // Each names an interpreter that the sandbox can make another, by itself or on the way.
+        let project = world.workspace.display().to_string();
+        let nested = world.write("outside/nested-interpreter", format!("#!{project}/bin/sh\n"));
+        let lines =
+            [format!("#!{project}/bin/python"), "#!bin/sh".to_owned(), format!("#!{}", nested.display())];
+        let executable = |path: &std::path::Path| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        executable(&nested);
+        for (at, line) in lines.iter().enumerate() {
+            let tool = world.write(&format!("outside/tool{at}"), format!("{line}\n"));
+            executable(&tool);
+            let rules = format!("prefix_rule(['{}'], execution = 'unsandboxed')", tool.display());
+            let kept = world.write("outside/kept", "");
+            let script = format!(
+                "mkdir -p bin; ln -sfn /usr/bin/find bin/python; print '#!/bin/sh\nrm {0}' > bin/sh; chmod +x bin/sh; \
+                 {1} -maxdepth 0 -exec rm {0} ';'; print $?",
+                kept.display(),
+                tool.display()
+            );
+            let output = world.session(&rules, &script);
+            assert!(kept.exists(), "{line}");
+            assert_eq!(stdout(&output), "126", "{line}: {}", text(&output.stderr));
+            assert!(text(&output.stderr).contains("can write its interpreter"), "{}", text(&output.stderr));
+        }
+    });
+}
+
+#[test]
+fn a_variable_narrows_the_profiles_that_start_from_the_turn_too() {
+    for_each_user(|world| {
+        let rules = world.write("r.rules", "prefix_rule(['touch'], execution = 'git')");
+        let output =
+            finish(world.postern().env("POSTERN_SANDBOX", "read-only").arg("--rules").arg(rules).args([
+                "--",
+                "-fc",
+                "touch written; print tried",
+            ]));
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!world.workspace.join("written").exists());
+    });
+}
+
+#[test]
+fn secrets_stay_out_of_every_field_of_the_log() {
+    for_each_user(|world| {
+        let rules = "prefix_rule(['curl'], decision = 'forbidden')";
+        let script = "curl --token SEKRET1 x; ls --password=SEKRET2; ls 'https://u:SEKRET3@h/'; \
+                      ls -H 'Authorization: Bearer SEKRET4'";
+        let _denied = world.session(rules, script);
+        let records = world.records();
+        assert!(records.len() > 4, "{records:?}");
+        let all = serde_json::to_string(&records).unwrap();
+        assert!(!all.contains("SEKRET"), "{all}");
+        assert!(all.contains("[secret blake3:"), "{all}");
     });
 }

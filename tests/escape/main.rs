@@ -1,4 +1,6 @@
 //! Attacks. Each is first shown to work where nothing defends, then to fail inside a session.
 
 mod escalation;
+mod handover;
+mod repository;
 mod sandbox;

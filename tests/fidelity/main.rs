@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use postern_tests::{World, for_each_user, prefix, status, stdout, text};
+use postern_tests::{World, finish, for_each_user, prefix, status, stdout, text};
 use serde_json::{Value, json};
 
 /// Everything external is rerun: without a sandbox, in the turn's, or under a profile.
@@ -84,6 +84,55 @@ fn job_control_is_as_if_it_ran_in_place() {
                 ]),
                 7,
             );
+        }
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_the_terminal_gets_it() {
+    for_each_user(|world| {
+        for execution in EXECUTIONS {
+            let rules = rules(world, execution);
+            let enter = |line: &str| format!("{line}\r");
+            let mut steps = vec![
+                json!({ "send": enter("PS1='ready> '; unset zle_bracketed_paste"), "expect": "ready> " }),
+                json!({ "send": enter("cat"), "expect": "cat\r\n" }),
+            ];
+            for turn in 0..6 {
+                steps.extend([
+                    json!({ "send": "\u{1a}", "expect": "suspended  cat" }),
+                    json!({ "send": enter("bg"), "expect": "continued  cat" }),
+                    json!({ "send": enter(""), "expect": "suspended (tty input)  cat" }),
+                    json!({ "send": enter("fg"), "expect": "continued  cat" }),
+                    json!({ "send": enter(&format!("line{turn}")), "expect": format!("line{turn}\r\nline{turn}"), "absent": "suspended" }),
+                ]);
+            }
+            steps.push(json!({ "send": "\u{4}", "expect": "ready> " }));
+            steps.push(json!({ "send": enter("exit 7") }));
+            terminal(world, &rules, &Value::Array(steps), 7);
+        }
+    });
+}
+
+#[test]
+fn a_stopped_job_ends_with_its_shell() {
+    for_each_user(|world| {
+        let length = 40_000 + std::process::id() % 10_000;
+        for execution in EXECUTIONS {
+            let rules = rules(world, execution);
+            let enter = |line: &str| format!("{line}\r");
+            let steps = json!([
+                { "send": enter("PS1='ready> '; unset zle_bracketed_paste"), "expect": "ready> " },
+                { "send": enter(&format!("sleep {length}")), "expect": "\r\n" },
+                { "send": "\u{1a}", "expect": "suspended" },
+                { "send": enter("exit 7"), "expect": "you have suspended jobs" },
+                { "send": enter("exit 7") },
+            ]);
+            terminal(world, &rules, &steps, 7);
+            postern_tests::eventually("the job is gone", || {
+                let output = finish(world.postern().arg("sessions"));
+                stdout(&output).is_empty()
+            });
         }
     });
 }

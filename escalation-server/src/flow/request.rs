@@ -29,8 +29,12 @@ pub(crate) struct FileIdentity {
 pub(crate) enum Shape {
     /// By its own format.
     Binary,
-    /// By an interpreter: `#!`, or the shell where that line is missing.
-    Script { interpreter: PathBuf, argument: Option<Bytes> },
+    /// By an interpreter: the one that `#!` names, or the shell where that line is missing.
+    Script {
+        named: PathBuf,
+        /// The program that this leads to; none where a sandbox could make it another.
+        interpreter: Option<PathBuf>,
+    },
 }
 
 /// The file that is to be executed.

@@ -45,6 +45,16 @@ fn is_invisible(character: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// The beginning of a command line, safe to print, for people who know what they typed.
+pub(crate) fn summary(argv: &[Bytes]) -> String {
+    const MOST: usize = 200;
+    let line = command_line(argv.iter().map(Bytes::as_slice).take(16));
+    match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line,
+    }
+}
+
 /// Words as a shell would want them back, safe to print.
 pub(crate) fn command_line<'a>(words: impl IntoIterator<Item = &'a [u8]>) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./=:,+@%^".contains(&byte);

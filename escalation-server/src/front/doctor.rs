@@ -15,11 +15,7 @@ struct Check {
 }
 
 /// What `missing` in records and here means.
-const MISSING: [(&str, &str); 4] = [
-    (
-        "absent_protected",
-        "a .agents, .codex or .postern that does not exist yet can be created in a writable root",
-    ),
+const MISSING: [(&str, &str); 3] = [
     (
         "mask_watch",
         "a protected path that somebody outside replaces loses its protection until the next session",

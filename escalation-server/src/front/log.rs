@@ -40,7 +40,7 @@ pub(crate) struct LogArguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// One record whole, by its number (with --session where several sessions have it)
+    /// One record whole, by its number: the newest session's that has it, or --session's
     Show {
         /// The number that the table shows
         seq: i64,
@@ -64,7 +64,8 @@ fn since(text: &str) -> Result<i64, String> {
             _ => 0,
         };
         if seconds > 0 {
-            return Ok(now - count * seconds * 1_000_000);
+            let ago = count.checked_mul(seconds * 1_000_000).ok_or("that is longer ago than time goes")?;
+            return Ok(now.saturating_sub(ago));
         }
     }
     let day = || {
@@ -102,13 +103,8 @@ pub(crate) fn log(arguments: LogArguments) -> Result<(), String> {
         Some(Action::Show { seq }) => {
             let filter = Filter { session: arguments.session, seq: Some(seq), ..Filter::default() };
             let mut lines = reader.lines(&filter).map_err(|error| error.to_string())?;
+            // The newest session's, where several have it and none was named.
             let line = lines.pop().ok_or_else(|| format!("there is no record {seq}"))?;
-            if !lines.is_empty() {
-                return Err(format!(
-                    "{} sessions have a record {seq}: choose one with --session ID",
-                    lines.len() + 1
-                ));
-            }
             serde_json::to_string_pretty(&line.json)
                 .map_err(io::Error::other)
                 .and_then(|text| writeln!(out, "{text}"))

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::flow::text::printable;
 use crate::record::{Filter, Reader};
 use crate::runner::{kill_descendants, parent_of};
 use crate::session::Directories;
@@ -34,8 +35,9 @@ fn living() -> Result<Vec<Session>, String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let server = i32::try_from(line.json["server"].as_i64()?).ok().filter(|pid| is_server(*pid))?;
         let id = text(&line.json["session"]);
+        let shown = |value: &Value| printable(text(value).as_bytes());
         let line =
-            format!("{id}  pid {server}  {}  {}", text(&line.json["profile"]), text(&line.json["cwd"]));
+            format!("{id}  pid {server}  {}  {}", shown(&line.json["profile"]), shown(&line.json["cwd"]));
         Some(Session { id, server, line })
     });
     Ok(found.collect())

@@ -3,8 +3,8 @@
 use postern_shim::wire::{Bytes, Layer};
 use serde_json::{Map, Value, json};
 
-use super::secrets::redact;
-use crate::flow::text::{list_to_json, to_json};
+use super::secrets::{redact, redact_text};
+use crate::flow::text::{list_to_json, summary, to_json};
 use crate::flow::{Decision, EnvironmentChanges, Execution, Judgement, Outcome, Request, Source, Status};
 
 /// Bytes of an argument vector that are kept; of longer ones, the length and the hash are.
@@ -50,6 +50,17 @@ fn execution(execution: &Execution) -> Value {
         Execution::TurnDefault => json!("turn_default"),
         Execution::Permissions(profile) => json!({ "permissions": profile }),
     }
+}
+
+/// The reason, which may begin with the command.
+fn reason(request: &Request, decision: &Decision) -> String {
+    decision.reason().replace(&summary(&request.argv), &summary(&redact(&request.argv)))
+}
+
+/// The arguments of a shell, among which may be a whole script, fit to be kept.
+pub(crate) fn shell_arguments(argv: &[Bytes]) -> Value {
+    let kept: Vec<Bytes> = redact(argv).iter().map(|word| Bytes(redact_text(word.as_slice()))).collect();
+    list_to_json(&kept)
 }
 
 /// The body of a `decided` event. `sandbox` is what enforces the place that the command runs in.
@@ -100,7 +111,7 @@ pub(crate) fn decided(
                 "script": to_json(shell.script.as_slice()),
                 "line": shell.line,
                 "functions": list_to_json(&shell.functions),
-                "job": to_json(shell.job.as_slice()),
+                "job": to_json(&redact_text(shell.job.as_slice())),
             },
         },
         "judgement": {
@@ -112,7 +123,7 @@ pub(crate) fn decided(
             "audit": judgement.audit,
         },
         "decision": decision.name(),
-        "reason": decision.reason(),
+        "reason": reason(request, decision),
         "execution": match decision {
             Decision::Escalate { execution: place, .. } => execution(place),
             _ => Value::Null,

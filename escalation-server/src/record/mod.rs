@@ -7,7 +7,7 @@ mod secrets;
 mod store;
 mod writer;
 
-pub(crate) use format::decided;
+pub(crate) use format::{decided, shell_arguments};
 pub(crate) use reader::{Filter, Line, Reader};
 pub(crate) use store::StoreError;
 pub(crate) use writer::Recorder;

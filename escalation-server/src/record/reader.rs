@@ -154,7 +154,8 @@ impl Reader {
     /// [`StoreError::Read`].
     pub(crate) fn heads(&self) -> Result<Vec<(String, i64, String)>, StoreError> {
         let mut statement = self.0.prepare(
-            "SELECT session, max(seq), hash FROM events GROUP BY session ORDER BY max(time_us) DESC",
+            "SELECT session, seq, hash FROM events e
+             WHERE seq = (SELECT max(seq) FROM events WHERE session = e.session) ORDER BY time_us DESC",
         )?;
         let heads = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         Ok(heads.collect::<Result<_, _>>()?)

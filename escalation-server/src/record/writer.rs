@@ -1,17 +1,14 @@
-//! Writes events from a thread of its own: what must survive waits for its commit, the rest is
-//! committed in groups.
+//! Writes events: what must survive is committed before its caller goes on, the rest in groups by a
+//! thread of its own.
 
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 use super::format::finished;
 use super::store::{Event, StoreError, open_to_write};
@@ -19,18 +16,14 @@ use crate::flow::{Outcome, Status};
 
 /// How long a group of events may wait for its commit.
 const GROUP: Duration = Duration::from_millis(40);
+/// Events that wait at most; the one who brings the next commits them.
+const MOST_WAITING: usize = 512;
 /// Events and bytes of commands that ran in place or were denied, a session; further ones are only
 /// counted.
 const RUN_QUOTA: i64 = 400_000;
 const RUN_BYTES: u64 = 256 << 20;
 /// Bytes of everything, a session. Past it nothing more can be recorded, and so nothing escalated.
 const ALL_BYTES: u64 = 1 << 30;
-
-struct Entry {
-    event: Event,
-    /// Told after the commit.
-    done: Option<oneshot::Sender<bool>>,
-}
 
 /// The server's handle on the records of its session.
 #[derive(Debug, Clone)]
@@ -39,8 +32,38 @@ pub(crate) struct Recorder {
     next: Rc<Cell<i64>>,
     uncounted: Rc<Cell<u64>>,
     bytes: Rc<Cell<u64>>,
-    writer: Sender<Entry>,
-    broken: Arc<AtomicBool>,
+    journal: Rc<Journal>,
+}
+
+/// Both ends of what waits: whoever records, and the thread that commits groups.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<Event>,
+    /// The session is over.
+    over: bool,
+    /// The chain has a gap from here on, so nothing more is written or decided.
+    broken: bool,
+}
+
+/// The database and the head of the chain. Held while events are taken from the queue, so that they
+/// are written in the order in which they were numbered.
+#[derive(Debug)]
+struct Chain {
+    connection: Connection,
+    head: String,
+}
+
+#[derive(Debug)]
+struct Journal {
+    queue: Arc<Queue>,
+    chain: Arc<Mutex<Chain>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// The records cannot be written.
@@ -57,32 +80,28 @@ pub(crate) struct Ticket {
 }
 
 impl Recorder {
-    /// Opens the records and prunes ended sessions, oldest first, until they fit `max_bytes`.
+    /// Opens the records; when the session is over, ended ones are removed, oldest first, until the
+    /// rest fits `max_bytes`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn open(
-        state: &Path,
-        session: &str,
-        max_bytes: u64,
-    ) -> Result<(Self, std::thread::JoinHandle<()>), StoreError> {
+    pub(crate) fn open(state: &Path, session: &str, max_bytes: u64) -> Result<Self, StoreError> {
         let connection = open_to_write(state)?;
-        let (writer, entries) = mpsc::channel();
-        let broken = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&broken);
+        let queue = Arc::new(Queue::default());
+        let chain = Arc::new(Mutex::new(Chain { connection, head: String::new() }));
+        let (waiting, shared) = (Arc::clone(&queue), Arc::clone(&chain));
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || write(connection, &entries, &flag, max_bytes))
+            .spawn(move || commit_groups(&waiting, &shared, max_bytes))
             .map_err(|error| StoreError::Directory { path: state.to_path_buf(), error })?;
-        let recorder = Self {
+        let journal = Journal { queue, chain, thread: Some(thread) };
+        Ok(Self {
             session: session.into(),
             next: Rc::new(Cell::new(1)),
             uncounted: Rc::default(),
             bytes: Rc::default(),
-            writer,
-            broken,
-        };
-        Ok((recorder, thread))
+            journal: Rc::new(journal),
+        })
     }
 
     fn send(
@@ -90,9 +109,9 @@ impl Recorder {
         kind: &str,
         completes: Option<i64>,
         body: &Value,
-        done: Option<oneshot::Sender<bool>>,
+        durable: bool,
     ) -> Result<i64, Unrecorded> {
-        if self.broken.load(Ordering::Relaxed) || self.bytes.get() > ALL_BYTES {
+        if self.bytes.get() > ALL_BYTES {
             return Err(Unrecorded);
         }
         let seq = self.next.get();
@@ -105,41 +124,37 @@ impl Recorder {
             completes,
             body: body.to_string(),
         };
-        self.bytes.set(self.bytes.get() + event.body.len() as u64);
-        self.writer.send(Entry { event, done }).map_err(|_| Unrecorded)?;
+        let bytes = event.body.len() as u64;
+        let full = self.journal.queue.push(event)?;
+        self.bytes.set(self.bytes.get() + bytes);
         self.next.set(seq + 1);
+        if durable || full {
+            commit(&self.journal.chain, &self.journal.queue)?;
+        }
         Ok(seq)
-    }
-
-    async fn send_durably(&self, kind: &str, body: &Value) -> Result<i64, Unrecorded> {
-        let (done, committed) = oneshot::channel();
-        let seq = self.send(kind, None, body, Some(done))?;
-        if committed.await == Ok(true) { Ok(seq) } else { Err(Unrecorded) }
     }
 
     /// Records a decision. With `durable` it survives the end of every process before this returns.
     ///
     /// # Errors
     /// [`Unrecorded`]: then nothing may be done that the record would have told of.
-    pub(crate) async fn decided(&self, body: &Value, durable: bool) -> Result<Ticket, Unrecorded> {
-        if durable {
-            let seq = self.send_durably("decided", body).await?;
-            return Ok(Ticket { recorder: self.clone(), seq: Some(seq) });
-        }
-        if self.next.get() > RUN_QUOTA || self.bytes.get() > RUN_BYTES {
+    pub(crate) fn decided(&self, body: &Value, durable: bool) -> Result<Ticket, Unrecorded> {
+        let counted_only = !durable && (self.next.get() > RUN_QUOTA || self.bytes.get() > RUN_BYTES);
+        let seq = if counted_only {
             self.uncounted.set(self.uncounted.get() + 1);
-            return Ok(Ticket { recorder: self.clone(), seq: None });
-        }
-        let seq = self.send("decided", None, body, None)?;
-        Ok(Ticket { recorder: self.clone(), seq: Some(seq) })
+            None
+        } else {
+            Some(self.send("decided", None, body, durable)?)
+        };
+        Ok(Ticket { recorder: self.clone(), seq })
     }
 
     /// Records something about the session, durably.
     ///
     /// # Errors
     /// [`Unrecorded`].
-    pub(crate) async fn session_event(&self, kind: &str, body: &Value) -> Result<(), Unrecorded> {
-        self.send_durably(kind, body).await.map(drop)
+    pub(crate) fn session_event(&self, kind: &str, body: &Value) -> Result<(), Unrecorded> {
+        self.send(kind, None, body, true).map(drop)
     }
 
     /// How many commands ran in place that the quota left unrecorded.
@@ -158,7 +173,7 @@ impl Ticket {
     pub(crate) fn finished(mut self, outcome: &Outcome) {
         if let Some(seq) = self.seq.take() {
             // A failure shows at the next decision, which is where it can be acted on.
-            let _unrecorded = self.recorder.send("finished", Some(seq), &finished(outcome), None);
+            let _unrecorded = self.recorder.send("finished", Some(seq), &finished(outcome), false);
         }
     }
 }
@@ -167,61 +182,93 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(seq) = self.seq.take() {
             let lost = finished(&Outcome::new(Status::Lost, 0));
-            let _unrecorded = self.recorder.send("finished", Some(seq), &lost, None);
+            let _unrecorded = self.recorder.send("finished", Some(seq), &lost, false);
         }
     }
 }
 
-fn write(mut connection: Connection, entries: &Receiver<Entry>, broken: &AtomicBool, max_bytes: u64) {
-    if let Err(error) = prune(&connection, max_bytes) {
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an event; true if as many wait as may.
+    fn push(&self, event: Event) -> Result<bool, Unrecorded> {
+        let mut waiting = self.lock();
+        if waiting.broken {
+            return Err(Unrecorded);
+        }
+        waiting.events.push(event);
+        // The thread sleeps through a group's time; only the first of a group wakes it.
+        if waiting.events.len() == 1 {
+            self.came.notify_one();
+        }
+        Ok(waiting.events.len() >= MOST_WAITING)
+    }
+
+    fn close(&self) {
+        self.lock().over = true;
+        self.came.notify_one();
+    }
+
+    /// Waits until something waits, and then a group's time for what comes after it. False when the
+    /// session is over.
+    fn await_group(&self) -> bool {
+        let idle = |waiting: &mut Waiting| waiting.events.is_empty() && !waiting.over;
+        let waiting = self.came.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let waited = self.came.wait_timeout_while(waiting, GROUP, |waiting| !waiting.over);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.over
+    }
+}
+
+fn commit_groups(queue: &Queue, chain: &Mutex<Chain>, max_bytes: u64) {
+    while queue.await_group() {
+        // A failure shows at the next decision.
+        let _broken = commit(chain, queue);
+    }
+    let _nobody_decides_any_more = commit(chain, queue);
+    // Now that nobody waits any more.
+    if let Err(error) = prune(chain, max_bytes) {
         tracing::warn!(%error, "old records could not be pruned");
     }
-    let mut head = String::new();
-    let mut group = Vec::new();
-    loop {
-        match entries.recv_timeout(GROUP) {
-            Ok(entry) => {
-                let urgent = entry.done.is_some();
-                group.push(entry);
-                if !urgent && group.len() < 512 {
-                    continue;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                commit(&mut connection, &mut head, &mut group, broken);
-                return;
-            }
-        }
-        commit(&mut connection, &mut head, &mut group, broken);
-    }
 }
 
-fn commit(connection: &mut Connection, head: &mut String, group: &mut Vec<Entry>, broken: &AtomicBool) {
-    if group.is_empty() {
-        return;
+/// Writes all that waits.
+fn commit(chain: &Mutex<Chain>, queue: &Queue) -> Result<(), Unrecorded> {
+    let mut chain = chain.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting = queue.lock();
+    let group = std::mem::take(&mut waiting.events);
+    if waiting.broken {
+        return Err(Unrecorded);
     }
-    let written = insert(connection, head, group);
-    if let Err(error) = &written {
-        // The chain has a gap from here on, so nothing more is written or decided.
-        broken.store(true, Ordering::Relaxed);
+    drop(waiting);
+    insert(&mut chain, &group).map_err(|error| {
+        queue.lock().broken = true;
         tracing::error!(%error, "records cannot be written");
-    }
-    for entry in group.drain(..) {
-        if let Some(done) = entry.done {
-            let _nobody = done.send(written.is_ok());
-        }
-    }
+        Unrecorded
+    })
 }
 
-fn insert(connection: &mut Connection, head: &mut String, group: &[Entry]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let mut last = head.clone();
+fn insert(chain: &mut Chain, group: &[Event]) -> rusqlite::Result<()> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let transaction = chain.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut last = chain.head.clone();
     {
         let mut statement = transaction.prepare_cached(
             "INSERT INTO events (session, seq, kind, time_us, completes, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
         )?;
-        for Entry { event, .. } in group {
+        for event in group {
             let hash = event.hash(&last);
             statement.execute((
                 &event.session,
@@ -236,28 +283,35 @@ fn insert(connection: &mut Connection, head: &mut String, group: &[Entry]) -> ru
         }
     }
     transaction.commit()?;
-    *head = last;
+    chain.head = last;
     Ok(())
 }
 
-fn prune(connection: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
+/// Removes whole sessions, oldest first, until the rest fits: those that ended, and those that have
+/// been silent for a week, whose end could not be written.
+fn prune(chain: &Mutex<Chain>, max_bytes: u64) -> rusqlite::Result<()> {
+    let chain = chain.lock().unwrap_or_else(PoisonError::into_inner);
+    let connection = &chain.connection;
+    // An id begins with the time of the start.
+    let mut after = String::new();
     loop {
-        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-        let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
-        let size: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        if (pages - free) * size <= i64::try_from(max_bytes).unwrap_or(i64::MAX) {
+        let number = |what: &str| connection.query_row(what, [], |row| row.get::<_, i64>(0));
+        let used =
+            (number("PRAGMA page_count")? - number("PRAGMA freelist_count")?) * number("PRAGMA page_size")?;
+        if used <= i64::try_from(max_bytes).unwrap_or(i64::MAX) {
             return Ok(());
         }
-        let removed = connection.execute(
-            // One that ended, or that has been silent for a week: its end could not be written.
-            "DELETE FROM events WHERE session = (
-                 SELECT session FROM events GROUP BY session
-                 HAVING max(kind = 'ended') OR max(time_us) < (unixepoch() - 604800) * 1000000
-                 ORDER BY max(time_us) LIMIT 1)",
-            [],
+        let next = "SELECT min(session) FROM events WHERE session > ?";
+        let Some(session) = connection.query_row(next, [&after], |row| row.get::<_, Option<String>>(0))?
+        else {
+            return Ok(());
+        };
+        connection.execute(
+            "DELETE FROM events WHERE session = ?1 AND (
+                 SELECT kind = 'ended' OR time_us < (unixepoch() - 604800) * 1000000
+                 FROM events WHERE session = ?1 ORDER BY seq DESC LIMIT 1)",
+            [&session],
         )?;
-        if removed == 0 {
-            return Ok(());
-        }
+        after = session;
     }
 }

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::message::{Channel, Order, Report, Start};
+use super::channel::Channel;
+use super::message::{Order, Report, Start};
 use crate::sys::socket;
 
 /// Orders for the spawner. One thread's, shared by its tasks.
@@ -37,7 +39,10 @@ impl Link {
     /// # Errors
     /// If the runtime cannot watch the channel.
     pub(crate) fn new(channel: Channel) -> io::Result<(Self, Reports)> {
-        let shared = Shared { channel: socket::watch(channel)?, waiting: RefCell::default() };
+        let shared = Shared {
+            channel: socket::watch_for(channel, Interest::READABLE | Interest::WRITABLE)?,
+            waiting: RefCell::default(),
+        };
         let link = Self(Rc::new(shared));
         let (session, reports) = mpsc::unbounded_channel();
         tokio::task::spawn_local(read(link.clone(), session));
@@ -64,7 +69,7 @@ impl Link {
         let id = start.id;
         self.0.waiting.borrow_mut().insert(id, sender);
         let command = Command { id, link: self.clone(), reports };
-        self.send(&Order::Start(start), fds).await?;
+        self.send(&Order::Start(Box::new(start)), fds).await?;
         Ok(command)
     }
 

@@ -1,16 +1,13 @@
 //! What the server, the spawner, the front and new processes tell each other. All are of one
 //! build and one fork, so there is nothing to negotiate.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
-use postern_shim::wire::{self, Bytes};
+use postern_shim::wire::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::socket;
-
 /// Where a command runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Target {
     /// Without a sandbox.
     Outside,
@@ -60,14 +57,36 @@ pub(crate) struct Start {
     pub(crate) wider: bool,
     /// The number that the request socket gets.
     pub(crate) gate: Option<i32>,
-    /// The server's own process.
-    pub(crate) server: i32,
+    /// Inodes of the request sockets of every context: no command gets another's.
+    pub(crate) gates: Vec<u64>,
 }
+
+/// From the spawner to a process that stands by: become this command. The descriptors of its
+/// [`Start`] come with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Become {
+    pub(super) start: Start,
+    /// The asker's limits, soft and hard, in the kernel's order.
+    pub(super) limits: Vec<(u64, u64)>,
+    pub(super) nice: i32,
+    /// The asker has left our session, or is gone from it.
+    pub(super) own_session: bool,
+    /// The sandbox's first process is covering something more; wait for it.
+    pub(super) covered: bool,
+}
+
+/// From the first process of a sandbox that nobody needs any more: something still runs in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Lingers;
+
+/// From the spawner to the first process of a sandbox: make these read-only in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Cover(pub(super) Vec<PathBuf>);
 
 /// From the server to the spawner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
-    Start(Start),
+    Start(Box<Start>),
     Signal {
         id: u64,
         signal: i32,
@@ -165,71 +184,4 @@ pub(super) enum ChildReport {
     Failed {
         what: String,
     },
-}
-
-/// A `SOCK_SEQPACKET` end that carries packed values.
-#[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
-
-const INLINE: u8 = 0;
-const IN_MEMFD: u8 = 1;
-
-impl Channel {
-    pub(crate) fn pair() -> io::Result<(Self, Self)> {
-        socket::pair().map(|(one, other)| (Self(one), Self(other)))
-    }
-
-    pub(super) fn adopt(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-
-    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
-    }
-
-    /// Sends a value, in a memfd if it is large. Does not wait: `WouldBlock` if the peer is slow.
-    pub(crate) fn send<T: Serialize>(&self, value: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let packed = wire::pack(value).map_err(io::Error::other)?;
-        if packed.len() < wire::MAX_INLINE {
-            return socket::send(&self.0, &[&[INLINE][..], &packed].concat(), fds);
-        }
-        let memory = socket::memfd(c"postern-order")?;
-        io::Write::write_all(&mut std::fs::File::from(memory.try_clone()?), &packed)?;
-        let fds: Vec<_> = fds.iter().copied().chain([memory.as_fd()]).collect();
-        socket::send(&self.0, &[IN_MEMFD], &fds)
-    }
-
-    /// The next value, or none at the end. `WouldBlock` if there is none yet.
-    pub(crate) fn receive<T: for<'a> Deserialize<'a>>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut buffer = vec![0; wire::MAX_INLINE + 1];
-        let mut message = socket::receive(&self.0, &mut buffer)?;
-        let Some((&tag, inline)) = buffer.get(..message.length).and_then(<[u8]>::split_first) else {
-            return Ok(None);
-        };
-        if message.truncated {
-            return Err(io::Error::other("a message was cut"));
-        }
-        let value = if tag == IN_MEMFD {
-            let memory = message.fds.pop().ok_or_else(|| io::Error::other("a memfd is missing"))?;
-            let memory = std::fs::File::from(memory);
-            let mut content = vec![0; usize::try_from(memory.metadata()?.len()).map_err(io::Error::other)?];
-            std::os::unix::fs::FileExt::read_exact_at(&memory, &mut content, 0)?;
-            wire::decode_body(&content)
-        } else {
-            wire::decode_body(inline)
-        };
-        Ok(Some((value.map_err(io::Error::other)?, message.fds)))
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for Channel {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
 }

@@ -1,12 +1,21 @@
 //! Carries decisions out. The spawner forks, and nobody else; the server talks to it.
 
-mod child;
+mod channel;
+mod command;
+mod commands;
+mod enter;
+mod handover;
+mod init;
 mod link;
 mod message;
+mod shell;
+mod signals;
 mod spawner;
+mod standby;
 mod tree;
 
-pub(crate) use link::Link;
-pub(crate) use message::{Channel, Cwd, FrontOrder, FrontReport, Image, Report, Start, Target};
-pub(crate) use spawner::{Profiles, ShellStart, Spawner};
-pub(crate) use tree::{kill_descendants, parent_of};
+pub(crate) use channel::Channel;
+pub(crate) use link::{Command, Link};
+pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Report, Start, Target};
+pub(crate) use spawner::{Profiles, ShellStart, spawn};
+pub(crate) use tree::{is_stopped, kill_descendants, parent_of};

@@ -1,40 +1,39 @@
 //! The spawner: one thread, in the shell's session, the only process that forks. It starts the
 //! shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::sys::signal::Signal;
 use postern_shim::wire::Bytes;
 
-use super::child::{self, Rerun, Sandbox, Shell};
-use super::message::{Channel, ChildReport, Cwd, FrontOrder, FrontReport, Order, Report, Start, Target};
-use super::tree::kill_descendants;
-use crate::profile::Resolved;
-use crate::sandbox::{Abilities, Confinement, Facts, Placeholder, Plan, place, plan};
-use crate::sys::process::{self, Change, Fork, Limits, Usage};
+use super::channel::Channel;
+use super::commands::{Command, Commands, Lifeline, SHELL};
+use super::enter::{Sandbox, enter};
+use super::message::{
+    Become, ChildReport, Cwd, FrontOrder, FrontReport, Lingers, Order, Report, Start, Target,
+};
+use super::shell::{Shell, become_shell};
+use super::signals::{Witness, join_job, send, shares_group};
+use super::standby::{Named, Standbys};
+use super::tree::{hang_up_stopped, kill_descendants, signal_group_of};
+use crate::sandbox::{Abilities, Own, Plan};
+use crate::sys::process::{self, Change, Fork, Usage};
 
-/// The shell's number among the commands.
-const SHELL: u64 = 0;
 /// How long a hang-up may take before the kill.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long a signal to a whole group may take to reach each of its members.
-const WITNESS: Duration = Duration::from_millis(5);
 
 /// What sandboxes are made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Profiles {
     pub(crate) abilities: Abilities,
-    /// Postern's directories.
-    pub(crate) hidden: Vec<PathBuf>,
+    pub(crate) own: Own,
     /// None: the turn is not restricted.
     pub(crate) turn: Option<Plan>,
-    pub(crate) named: BTreeMap<String, Resolved>,
+    pub(crate) named: Named,
 }
 
 /// How the login shell starts.
@@ -54,113 +53,61 @@ pub(crate) struct ShellStart {
     pub(crate) go: OwnedFd,
 }
 
-#[derive(Debug, Default)]
-struct Command {
-    pid: Option<i32>,
-    /// The first process of a PID namespace of its own.
-    init: Option<i32>,
-    /// Keeps that one alive.
-    control: Option<OwnedFd>,
-    report: Option<Channel>,
-    fds: Vec<(u32, String)>,
-    ready: bool,
-    started: bool,
-    /// Refused or failed: what comes after is no news.
-    over: bool,
-    /// To be killed as soon as it is known which process it is.
-    doomed: bool,
-    stops: u32,
-    stopped: bool,
-    in_turn: bool,
-    placeholders: Vec<Placeholder>,
-}
-
-/// The spawner's state; [`Spawner::run`] is its life.
+/// The spawner's state.
 #[derive(Debug)]
-pub(crate) struct Spawner {
+struct Spawner {
     server: Channel,
     front: Channel,
-    signals: OwnedFd,
-    profiles: Profiles,
-    turn: Option<Confinement>,
-    turn_init: Option<OwnedFd>,
-    session_limits: Limits,
-    own: [i32; 2],
-    /// The caller's.
-    terminal: Option<PathBuf>,
-    commands: HashMap<u64, Command>,
-    by_pid: HashMap<i32, u64>,
-    /// Changes of children whose number is not known yet.
-    early: HashMap<i32, Vec<(i32, Usage)>>,
-    /// When a signal last reached this process itself.
-    witnessed: HashMap<i32, Instant>,
-    /// Signals that wait for the witness.
-    delayed: Vec<(Instant, u64, i32)>,
+    witness: Witness,
+    standbys: Standbys,
+    commands: Commands,
     shell_ended: bool,
     ending: Option<Instant>,
 }
 
+/// The spawner's life: starts the shell and serves until no process of the session is left.
+pub(crate) fn spawn(server: Channel, front: Channel, profiles: Profiles, shell: ShellStart) {
+    process::set_name(c"postern-spawner");
+    let started = Spawner::new(server, front, profiles, &shell);
+    // Its descriptors were closed in favour of whoever waits for their end.
+    std::mem::forget(shell);
+    if let Some(spawner) = started {
+        spawner.serve();
+    }
+}
+
 impl Spawner {
-    /// # Errors
-    /// What keeps this process from being a spawner.
-    pub(crate) fn new(
-        server: Channel,
-        front: Channel,
-        profiles: Profiles,
-        own: [i32; 2],
-    ) -> Result<Self, String> {
-        let text = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| format!("{what}: {error}")
+    /// A spawner whose shell starts; none, and the front told why, if that cannot be.
+    fn new(server: Channel, front: Channel, profiles: Profiles, shell: &ShellStart) -> Option<Self> {
+        let made = (|| {
+            process::become_subreaper().map_err(|error| format!("become a subreaper: {error}"))?;
+            let witness = Witness::new().map_err(|error| format!("listen to signals: {error}"))?;
+            let standbys = Standbys::new(profiles, shell.terminal.clone())?;
+            Ok::<_, String>((witness, standbys))
+        })();
+        let (witness, standbys) = match made {
+            Ok(made) => made,
+            Err(what) => {
+                let _told = front.send(&FrontReport::Failed { what }, &[]);
+                return None;
+            }
         };
-        process::become_subreaper().map_err(text("become a subreaper"))?;
-        let caught: Vec<i32> =
-            (1..32).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)).collect();
-        let signals = process::signals_as_messages(&caught).map_err(text("listen to signals"))?;
-        let session_limits = process::limits(0).map_err(text("read limits"))?;
-        let turn = profiles
-            .turn
-            .as_ref()
-            .map(Confinement::prepare)
-            .transpose()
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            server,
-            front,
-            signals,
-            profiles,
-            turn,
-            turn_init: None,
-            session_limits,
-            own,
-            terminal: None,
-            commands: HashMap::new(),
-            by_pid: HashMap::new(),
-            early: HashMap::new(),
-            witnessed: HashMap::new(),
-            delayed: Vec::new(),
-            shell_ended: false,
-            ending: None,
-        })
+        let commands = Commands::default();
+        let mut spawner =
+            Self { server, front, witness, standbys, commands, shell_ended: false, ending: None };
+        if let Err(what) = spawner.start_shell(shell) {
+            spawner.tell_front(&FrontReport::Failed { what });
+            return None;
+        }
+        spawner.leave_caller();
+        Some(spawner)
     }
 
-    /// Starts the shell and serves until no process of the session is left.
-    pub(crate) fn run(mut self, shell: ShellStart) {
-        process::set_name(c"postern-spawner");
-        self.terminal.clone_from(&shell.terminal);
-        let own = [self.server.as_raw_fd(), self.front.as_raw_fd(), self.signals.as_raw_fd()];
-        if let Err(what) = self.start_shell(&shell) {
-            let _told = self.front.send(&FrontReport::Failed { what }, &[]);
-            return;
-        }
-        // Whoever waits for the end of the caller's descriptors is not to wait for us.
-        self.leave_caller(&own);
-        // Its descriptors were closed just now.
-        std::mem::forget(shell);
+    fn serve(mut self) {
         loop {
             let ready = self.wait();
             if ready.signals {
-                self.take_signals();
+                self.witness.look();
             }
             for id in ready.reports {
                 self.take_report(id);
@@ -172,31 +119,36 @@ impl Spawner {
             if ready.server {
                 self.take_orders();
             }
-            self.deliver_delayed();
-            if self.ending.is_some_and(|since| since.elapsed() > GRACE) {
-                self.kill_all();
+            for (id, signal) in self.witness.due() {
+                self.signal(id, signal);
             }
-            if (self.commands.is_empty() || self.ending.is_some()) && self.childless() {
-                return;
+            if self.ending.is_some_and(|since| since.elapsed() > GRACE) {
+                // First processes take their namespaces along; the rest goes by descent, orphans
+                // included.
+                kill_descendants(std::process::id().cast_signed(), false);
+            }
+            if self.shell_ended {
+                // Nobody is left who could continue them.
+                hang_up_stopped(std::process::id().cast_signed());
+            }
+            let over = self.commands.is_empty() || self.ending.is_some();
+            if over {
+                self.standbys.dismiss();
+                if self.childless() {
+                    return;
+                }
+            } else {
+                self.standbys.replenish();
             }
         }
     }
 
-    fn leave_caller(&self, own: &[i32]) {
-        let reports =
-            self.commands.values().filter_map(|command| command.report.as_ref()).map(AsRawFd::as_raw_fd);
-        let controls =
-            self.commands.values().filter_map(|command| command.control.as_ref()).map(AsRawFd::as_raw_fd);
-        let keep: Vec<i32> = own.iter().copied().chain(reports).chain(controls).collect();
+    /// Whoever waits for the end of the caller's descriptors is not to wait for us.
+    fn leave_caller(&self) {
+        let own = [self.server.as_raw_fd(), self.front.as_raw_fd(), self.witness.as_fd().as_raw_fd()];
+        let keep: Vec<i32> = own.into_iter().chain(self.commands.fds()).collect();
         let _closed = process::close_others(&keep);
-        for number in 0..=2 {
-            if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-                // Opened in order, each takes the number that was just closed.
-                if null.as_raw_fd() == number {
-                    std::mem::forget(null);
-                }
-            }
-        }
+        let _left_closed = process::fill_standard();
     }
 
     /// No child, and nothing that could become one: a lingering session ends here.
@@ -222,21 +174,21 @@ struct Ready {
 // Waiting and receiving.
 impl Spawner {
     fn wait(&self) -> Ready {
-        let ids: Vec<u64> =
-            self.commands.iter().filter(|(_, command)| command.report.is_some()).map(|(id, _)| *id).collect();
+        let (ids, reports): (Vec<u64>, Vec<&Channel>) = self.commands.reporting().unzip();
         // A peer that has gone is always ready, and tells nothing.
         let over = self.ending.is_some();
         let server = (!over).then_some(self.server.as_fd());
         let front = (!over && !self.shell_ended).then_some(self.front.as_fd());
-        let absent = self.signals.as_fd();
+        let absent = self.witness.as_fd();
         let fixed = [server.unwrap_or(absent), front.unwrap_or(absent), absent];
-        let reports = ids.iter().filter_map(|id| self.commands.get(id)?.report.as_ref()).map(AsFd::as_fd);
-        let mut polls: Vec<PollFd<'_>> =
-            fixed.into_iter().chain(reports).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = if !self.delayed.is_empty() {
+        let all = fixed.into_iter().chain(reports.into_iter().map(AsFd::as_fd));
+        let mut polls: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout = if self.witness.waits() {
             PollTimeout::from(2u8)
         } else if self.ending.is_some() {
             PollTimeout::from(50u8)
+        } else if self.shell_ended {
+            PollTimeout::from(1000u16)
         } else {
             PollTimeout::NONE
         };
@@ -250,24 +202,18 @@ impl Spawner {
         }
     }
 
-    fn take_signals(&mut self) {
-        while let Some(came) = process::next_signal(&self.signals) {
-            self.witnessed.insert(came.signal, Instant::now());
-        }
-    }
-
     fn take_front(&mut self) {
         loop {
             match self.front.receive::<FrontOrder>() {
                 Ok(Some((FrontOrder::Signal { signal, by_kernel }, _))) => {
                     // The terminal's signals reach the shell by its group, if that is ours.
-                    let shares = self.shares_group(SHELL);
-                    if by_kernel && shares {
-                        continue;
+                    match self.in_our_group(SHELL) {
+                        true if by_kernel => {}
+                        true => self.witness.delay(SHELL, signal),
+                        false => self.signal(SHELL, signal),
                     }
-                    self.signal(SHELL, signal, shares);
                 }
-                Ok(Some((FrontOrder::Continue, _))) => self.signal(SHELL, libc::SIGCONT, false),
+                Ok(Some((FrontOrder::Continue, _))) => self.signal(SHELL, libc::SIGCONT),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(None) | Err(_) => return self.end(),
             }
@@ -276,32 +222,48 @@ impl Spawner {
 
     fn take_orders(&mut self) {
         loop {
-            match self.server.receive::<Order>() {
-                Ok(Some((Order::Start(start), fds))) => self.start(&start, fds),
-                Ok(Some((Order::Signal { id, signal, from_outside }, _))) => {
-                    self.signal(id, signal, from_outside && self.shares_group(id));
+            let what = match self.server.receive::<Order>() {
+                Ok(Some((Order::Start(start), fds))) => {
+                    let id = start.id;
+                    if let Err(what) = self.start(*start, fds) {
+                        self.tell_server(&Report::Failed { id, what });
+                    }
+                    continue;
                 }
-                Ok(Some((Order::Kill { id }, _))) => self.kill_command(id),
+                Ok(Some((Order::Signal { id, signal, from_outside }, _))) => {
+                    // Whoever sent it may have sent it to the whole group, in which we stand too.
+                    if from_outside && self.in_our_group(id) {
+                        self.witness.delay(id, signal);
+                    } else {
+                        self.signal(id, signal);
+                    }
+                    continue;
+                }
+                Ok(Some((Order::Kill { id }, _))) => {
+                    self.kill(id);
+                    continue;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(Some((Order::End, _))) => return self.end(),
-                Ok(None) | Err(_) => {
-                    let what = "the session's server died, and the session with it".to_owned();
-                    self.tell_front(&FrontReport::Failed { what });
-                    return self.end();
-                }
-            }
+                Ok(None) => "the session's server died, and the session with it".to_owned(),
+                Err(error) => format!("the session ends: an order of its server cannot be read: {error}"),
+            };
+            self.tell_front(&FrontReport::Failed { what });
+            return self.end();
         }
     }
 
     fn take_report(&mut self, id: u64) {
         loop {
-            let Some(report) = self.commands.get(&id).and_then(|command| command.report.as_ref()) else {
+            let Some(report) = self.commands.get(id).and_then(|command| command.report.as_ref()) else {
                 return;
             };
             match report.receive::<ChildReport>() {
-                Ok(Some((ChildReport::Pids { init, command }, _))) => self.learn(id, init, command),
+                Ok(Some((ChildReport::Pids { init, command }, _))) => {
+                    self.learn(id, Some(init).filter(|init| *init > 0), command);
+                }
                 Ok(Some((ChildReport::Ready { fds }, _))) => {
-                    if let Some(command) = self.commands.get_mut(&id) {
+                    if let Some(command) = self.commands.get_mut(id) {
                         command.ready = true;
                         command.fds = fds;
                     }
@@ -315,31 +277,46 @@ impl Spawner {
         }
     }
 
-    fn learn(&mut self, id: u64, init: i32, pid: i32) {
-        let Some(command) = self.commands.get_mut(&id) else { return };
-        command.pid = Some(pid);
-        self.by_pid.insert(pid, id);
-        if init > 0 {
-            command.init = Some(init);
-            if id == SHELL {
-                self.turn_init = process::pidfd_open(init).ok();
-            }
+    fn learn(&mut self, id: u64, init: Option<i32>, pid: i32) {
+        let early = self.commands.learn(id, init, pid);
+        if id == SHELL
+            && let Some(pidfd) = init.and_then(|init| process::pidfd_open(init).ok())
+        {
+            self.standbys.turn_is(pidfd);
         }
-        let doomed = command.doomed;
+        let offers = self.commands.get(id).and_then(|command| command.offers);
+        if let (Some(init), Some(user_namespace)) = (init, offers) {
+            self.standbys.share(init, user_namespace);
+        }
+        self.release(id, pid);
+        let Some(command) = self.commands.get_mut(id) else { return };
+        let (doomed, signals) = (command.doomed, std::mem::take(&mut command.signals));
+        for signal in signals {
+            send(pid, signal);
+        }
         if doomed {
-            self.kill_command(id);
-        }
-        let early = self.early.remove(&pid).unwrap_or_default();
-        if self.commands.values().all(|command| command.pid.is_some()) {
-            self.early.clear();
+            self.kill(id);
         }
         for (status, usage) in early {
             self.changed(pid, status, usage);
         }
     }
 
+    /// Lets a process that stands by become the command that it is for.
+    fn release(&mut self, id: u64, pid: i32) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        let Some((mut order, fds)) = command.order.take() else { return };
+        order.own_session = !join_job(pid, order.start.waiter);
+        let Some(report) = &command.report else { return };
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = report.send(&*order, &fds) {
+            self.fail(id, Report::Failed { id, what: format!("order the command: {error}") });
+            self.kill(id);
+        }
+    }
+
     fn fail(&mut self, id: u64, report: Report) {
-        if let Some(command) = self.commands.get_mut(&id) {
+        if let Some(command) = self.commands.get_mut(id) {
             command.over = true;
         }
         if id == SHELL {
@@ -359,28 +336,26 @@ impl Spawner {
     }
 
     fn reported(&mut self, id: u64) {
-        let Some(command) = self.commands.get_mut(&id) else { return };
+        let Some(command) = self.commands.get_mut(id) else { return };
         command.report = None;
-        if command.over {
-            return;
-        }
-        let (ready, pid) = (command.ready, command.pid);
-        command.started = ready;
-        match pid {
-            Some(pid) if ready => {
-                let fds = std::mem::take(&mut command.fds);
-                self.tell_server(&if id == SHELL {
-                    Report::ShellStarted { pid }
-                } else {
-                    Report::Started { id, pid, fds }
-                });
+        let pid = command.pid;
+        if !command.over {
+            match pid {
+                Some(pid) if command.ready => {
+                    let fds = std::mem::take(&mut command.fds);
+                    self.tell_server(&if id == SHELL {
+                        Report::ShellStarted { pid }
+                    } else {
+                        Report::Started { id, pid, fds }
+                    });
+                }
+                _ => {
+                    self.fail(id, Report::Failed { id, what: "the process died before its exec".to_owned() })
+                }
             }
-            _ => self.fail(id, Report::Failed { id, what: "the process died before its exec".to_owned() }),
         }
-        if pid.is_none()
-            && let Some(mut command) = self.commands.remove(&id)
-        {
-            self.take_away(&mut command);
+        if pid.is_none() {
+            let _gone = self.commands.forget(id);
         }
     }
 }
@@ -388,138 +363,71 @@ impl Spawner {
 // Starting.
 impl Spawner {
     fn start_shell(&mut self, shell: &ShellStart) -> Result<(), String> {
-        let (ours, theirs) = Channel::pair().map_err(|error| error.to_string())?;
-        let (held, control) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
-        match process::fork().map_err(|error| format!("fork: {error}"))? {
-            Fork::Parent(_) => {}
-            Fork::Child => {
-                drop((ours, control));
-                let sandbox = match (&self.profiles.turn, &self.turn) {
-                    (Some(plan), Some(confinement)) => Sandbox::Make {
-                        control: &held,
-                        plan,
-                        confinement,
-                        terminal: shell.terminal.as_deref(),
-                    },
-                    _ => Sandbox::None,
-                };
-                let shell = Shell {
-                    program: &shell.program,
-                    argv: &shell.argv,
-                    env: &shell.env,
-                    gate: (shell.gate.0, &shell.gate.1),
-                    cwd: &shell.cwd,
-                    open_files: shell.open_files,
-                    ignored: shell.ignored,
-                    blocked: shell.blocked,
-                    go: &shell.go,
-                };
-                child::split(theirs, &sandbox, |report| child::become_shell(&shell, &sandbox, report));
+        let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
+        let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
+        let (sandbox, placeholders) = match self.standbys.turn_plan() {
+            Some((plan, confinement)) => {
+                let terminal = self.standbys.terminal();
+                let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared: None };
+                (sandbox, self.standbys.protect(&control, &plan.absent)?)
             }
+            None => (Sandbox::None, Vec::new()),
+        };
+        let covered = !placeholders.is_empty();
+        if let Fork::Child = process::fork().map_err(|error| format!("fork: {error}"))? {
+            drop((report, control));
+            let shell = Shell {
+                program: &shell.program,
+                argv: &shell.argv,
+                env: &shell.env,
+                gate: (shell.gate.0, &shell.gate.1),
+                cwd: &shell.cwd,
+                open_files: shell.open_files,
+                ignored: shell.ignored,
+                blocked: shell.blocked,
+                go: &shell.go,
+                covered,
+            };
+            enter(theirs, sandbox, |report, place| become_shell(&shell, place, report));
         }
-        let sandboxed = self.turn.is_some();
-        self.commands.insert(
-            SHELL,
-            Command {
-                report: Some(ours),
-                control: sandboxed.then_some(control),
-                in_turn: true,
-                ..Command::default()
-            },
-        );
+        let restricted = !matches!(sandbox, Sandbox::None);
+        let lifeline =
+            Lifeline { control: restricted.then_some(control), placeholders, ..Lifeline::default() };
+        let command = Command { report: Some(report), lifeline, in_turn: true, ..Command::default() };
+        self.commands.add(SHELL, command);
         Ok(())
     }
 
-    fn start(&mut self, start: &Start, fds: Vec<OwnedFd>) {
-        if let Err(what) = self.try_start(start, fds) {
-            self.tell_server(&Report::Failed { id: start.id, what });
-        }
-    }
-
-    fn try_start(&mut self, start: &Start, fds: Vec<OwnedFd>) -> Result<(), String> {
+    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), String> {
         let text = |error: io::Error| error.to_string();
-        let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or_else(|| "a descriptor is missing".to_owned());
-        let (connection, executable) = (next()?, next()?);
-        let cwd = if start.cwd == Cwd::Descriptor { Some(next()?) } else { None };
-        let gate = start.gate.map(|_| next()).transpose()?;
         // Kernel-given, while the waiter holds still: it waits for our answer.
         let limits = process::limits(start.waiter).map_err(text)?;
         let nice = process::nice(start.waiter);
-        let (ours, theirs) = Channel::pair().map_err(text)?;
-        let (held, control) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
-        let in_turn = start.target == Target::Turn;
-        let (made, placeholders) = match &start.target {
-            Target::Profile(name) => self.profile(name)?,
-            Target::Turn | Target::Outside => (None, Vec::new()),
+        let standby = self.standbys.take(&start.target)?;
+        let placeholders = match &standby.control {
+            Some(control) => self.standbys.protect(control, &standby.absent)?,
+            None => Vec::new(),
         };
-        if let Fork::Child = process::fork().map_err(text)? {
-            drop((ours, control));
-            child::join_job(start.waiter);
-            let sandbox = match (&start.target, &made) {
-                (Target::Turn, _) => self.turn_sandbox(),
-                (Target::Profile(_), Some((plan, confinement))) => {
-                    let terminal = self.terminal.as_deref();
-                    Ok(Sandbox::Make { control: &held, plan, confinement, terminal })
-                }
-                (Target::Profile(_), None) | (Target::Outside, _) => Ok(Sandbox::None),
-            };
-            let sandbox = match sandbox {
-                Ok(sandbox) => sandbox,
-                Err(what) => child::split(theirs, &Sandbox::None, |_| child::Stop::Failed(what)),
-            };
-            let rerun = Rerun {
-                start,
-                connection,
-                executable,
-                cwd,
-                gate,
-                limits,
-                session_limits: &self.session_limits,
-                nice,
-                own: [self.own[0], self.own[1], start.server],
-            };
-            child::split(theirs, &sandbox, |report| child::become_command(rerun, &sandbox, report));
-        }
-        let own_namespace = made.is_some();
-        self.commands.insert(
-            start.id,
-            Command {
-                report: Some(ours),
-                control: own_namespace.then_some(control),
-                in_turn,
-                placeholders,
-                ..Command::default()
-            },
-        );
+        let (id, asker, in_turn) = (start.id, start.waiter, start.target == Target::Turn);
+        let order = Become {
+            limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
+            nice,
+            own_session: false,
+            covered: !placeholders.is_empty(),
+            start,
+        };
+        let command = Command {
+            report: Some(standby.report),
+            lifeline: Lifeline { control: standby.control, placeholders, ..Lifeline::default() },
+            offers: standby.offers,
+            order: Some((Box::new(order), fds)),
+            in_turn,
+            asker,
+            ..Command::default()
+        };
+        self.commands.add(id, command);
+        self.take_report(id);
         Ok(())
-    }
-
-    fn turn_sandbox(&self) -> Result<Sandbox<'_>, String> {
-        match (&self.turn_init, &self.profiles.turn, &self.turn) {
-            (Some(init), Some(plan), Some(confinement)) => Ok(Sandbox::Enter { init, plan, confinement }),
-            (None, None, _) => Ok(Sandbox::None),
-            _ => Err("the turn's sandbox is gone".to_owned()),
-        }
-    }
-
-    /// A sandbox for a profile, and what had to be put in place for it.
-    #[expect(clippy::type_complexity, reason = "a pair that is taken apart at once")]
-    fn profile(&self, name: &str) -> Result<(Option<(Plan, Confinement)>, Vec<Placeholder>), String> {
-        let profile = self.profiles.named.get(name).ok_or_else(|| format!("there is no profile {name}"))?;
-        if profile.unrestricted {
-            return Ok((None, Vec::new()));
-        }
-        // What git must not find has to exist before it can be covered. Looking first refuses links.
-        Facts::look_for_links(profile).map_err(|error| error.to_string())?;
-        let placeholders =
-            place(profile).map_err(|error| format!("protect names that do not exist: {error}"))?;
-        let facts = Facts::gather(profile, &self.profiles.hidden).map_err(|error| error.to_string())?;
-        let plan = plan(profile, &facts, &self.profiles.abilities);
-        let confinement = Confinement::prepare(&plan).map_err(|error| error.to_string())?;
-        Ok((Some((plan, confinement)), placeholders))
     }
 }
 
@@ -527,7 +435,7 @@ impl Spawner {
 impl Spawner {
     fn reap(&mut self) {
         // A child may end before it is known which it was.
-        let ids: Vec<u64> = self.commands.keys().copied().collect();
+        let ids: Vec<u64> = self.commands.reporting().map(|(id, _)| id).collect();
         for id in ids {
             self.take_report(id);
         }
@@ -537,17 +445,16 @@ impl Spawner {
     }
 
     fn changed(&mut self, pid: i32, status: i32, usage: Usage) {
-        let Some(&id) = self.by_pid.get(&pid) else {
-            let unknown = self.commands.values().any(|command| command.pid.is_none());
-            if unknown && self.early.len() < 1024 {
-                self.early.entry(pid).or_default().push((status, usage));
-            }
+        let Some(change) = process::change(status) else { return };
+        if matches!(change, Change::Exited(_) | Change::Signaled(_))
+            && self.commands.sandbox_ended(pid).is_some()
+        {
             return;
-        };
+        }
+        let Some(id) = self.commands.changed(pid, (status, usage)) else { return };
         // The exec may have happened and its report not been read.
         self.take_report(id);
-        let Some(change) = process::change(status) else { return };
-        let Some(command) = self.commands.get_mut(&id) else { return };
+        let Some(command) = self.commands.get_mut(id) else { return };
         match change {
             Change::Stopped(signal) => {
                 command.stopped = true;
@@ -566,37 +473,46 @@ impl Spawner {
                     self.tell_server(&Report::Continued { id, number });
                 }
             }
-            Change::Exited(_) | Change::Signaled(_) => self.ended(id, pid, status, usage),
+            Change::Exited(_) | Change::Signaled(_) => self.ended(id, status, usage),
         }
     }
 
-    fn ended(&mut self, id: u64, pid: i32, status: i32, usage: Usage) {
-        self.by_pid.remove(&pid);
-        // Dropping it closes the control pipe: its first process ends when it has no child left.
-        let Some(mut command) = self.commands.remove(&id) else { return };
-        self.take_away(&mut command);
+    /// Waits for the end of every sandbox in which nothing runs any more: whoever started the shell
+    /// finds nothing left of it when the shell has ended.
+    fn await_sandboxes(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let deadline = Instant::now() + PATIENCE;
+        let mut lingering = Vec::new();
+        loop {
+            let finished = self.commands.finished();
+            let Some((init, control)) = finished.into_iter().find(|(init, _)| !lingering.contains(init))
+            else {
+                return;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut polls = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+            let _interrupted = poll(&mut polls, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+            if matches!(control.receive::<Lingers>(), Ok(None)) {
+                let _nothing_left = self.commands.sandbox_ended(init);
+            } else {
+                lingering.push(init);
+            }
+        }
+    }
+
+    fn ended(&mut self, id: u64, status: i32, usage: Usage) {
+        let Some(command) = self.commands.forget(id) else { return };
         if id == SHELL {
             self.shell_ended = true;
-            if !command.over {
-                self.tell_server(&Report::ShellEnded { status });
-                self.tell_front(&FrontReport::Ended { status });
-            }
-            let lingers = self.commands.values().any(|other| other.in_turn);
-            if let (true, Some(control)) = (lingers, command.control.take()) {
-                // Reruns in the turn's sandbox are not its first process's children.
-                let heir = self.commands.values_mut().find(|other| other.in_turn);
-                if let Some(heir) = heir {
-                    heir.control = Some(control);
-                }
-            }
+            self.await_sandboxes();
+        }
+        if command.over {
             return;
         }
-        if let Some(control) = command.control.take().filter(|_| command.in_turn)
-            && let Some(heir) = self.commands.values_mut().find(|other| other.in_turn)
-        {
-            heir.control = Some(control);
-        }
-        if !command.over {
+        if id == SHELL {
+            self.tell_server(&Report::ShellEnded { status });
+            self.tell_front(&FrontReport::Ended { status });
+        } else {
             let Usage { user_us, sys_us, maxrss_kb } = usage;
             self.tell_server(&Report::Ended { id, status, user_us, sys_us, maxrss_kb });
         }
@@ -605,53 +521,25 @@ impl Spawner {
 
 // Signals and ends.
 impl Spawner {
-    /// Removes a command's placeholders, unless another of this session stands on them.
-    fn take_away(&mut self, command: &mut Command) {
-        let placeholders = std::mem::take(&mut command.placeholders);
-        if let Some(heir) = self.commands.values_mut().find(|other| other.control.is_some() && !other.in_turn)
-        {
-            heir.placeholders.extend(placeholders);
-        }
+    fn in_our_group(&self, id: u64) -> bool {
+        self.commands.get(id).and_then(|command| command.pid).is_some_and(shares_group)
     }
 
-    fn shares_group(&self, id: u64) -> bool {
-        let pid = self.commands.get(&id).and_then(|command| command.pid);
-        pid.is_some_and(|pid| getpgid(Some(Pid::from_raw(pid))).is_ok_and(|group| group == getpgrp()))
-    }
-
-    /// Sends a signal to a command. `witnessed`: whoever sent it may have sent it to the command's
-    /// whole group, in which this process stands too; then it is not delivered twice.
-    fn signal(&mut self, id: u64, signal: i32, witnessed: bool) {
-        if witnessed {
-            self.delayed.push((Instant::now() + WITNESS, id, signal));
-            return;
-        }
-        let Some(command) = self.commands.get(&id) else { return };
-        let Some(pid) = command.pid else { return };
-        if signal == libc::SIGCONT && command.stopped && id != SHELL {
-            // What the terminal stopped was the whole job; the asker's shell reaches its own part.
-            if let Ok(group) = getpgid(Some(Pid::from_raw(pid))) {
-                let _reached = nix::sys::signal::killpg(group, Signal::SIGCONT);
-                return;
+    fn signal(&mut self, id: u64, signal: i32) {
+        let Some(command) = self.commands.get_mut(id) else { return };
+        match command.pid {
+            None => command.signals.push(signal),
+            // What the terminal stopped was the whole job. Its shell reached the asker, and from there
+            // this came.
+            Some(pid) if signal == libc::SIGCONT && command.stopped && id != SHELL => {
+                signal_group_of(pid, Signal::SIGCONT, command.asker);
             }
-        }
-        send(pid, signal);
-    }
-
-    fn deliver_delayed(&mut self) {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.delayed).into_iter().partition(|(when, ..)| *when <= now);
-        self.delayed = later;
-        for (when, id, signal) in due {
-            let seen = self.witnessed.get(&signal).is_some_and(|at| when - *at < 4 * WITNESS);
-            if !seen {
-                self.signal(id, signal, false);
-            }
+            Some(pid) => send(pid, signal),
         }
     }
 
-    fn kill_command(&mut self, id: u64) {
-        let Some(command) = self.commands.get_mut(&id) else { return };
+    fn kill(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(id) else { return };
         match (command.init, command.pid) {
             (Some(init), _) => send(init, libc::SIGKILL),
             (None, Some(pid)) => kill_descendants(pid, true),
@@ -664,44 +552,28 @@ impl Spawner {
             return;
         }
         self.ending = Some(Instant::now());
-        for command in self.commands.values() {
-            if let Some(pid) = command.pid {
-                send(pid, libc::SIGHUP);
-                send(pid, libc::SIGCONT);
-            }
+        for pid in self.commands.pids() {
+            send(pid, libc::SIGHUP);
+            send(pid, libc::SIGCONT);
         }
-    }
-
-    fn kill_all(&mut self) {
-        // First processes take their namespaces along; the rest goes by descent, orphans included.
-        kill_descendants(std::process::id().cast_signed(), false);
     }
 
     fn tell_server(&self, report: &Report) {
-        self.tell(&self.server, report);
+        tell(&self.server, report);
     }
 
     fn tell_front(&self, report: &FrontReport) {
-        self.tell(&self.front, report);
-    }
-
-    /// Waits for a slow peer; one that is gone will be noticed by its end.
-    fn tell(&self, channel: &Channel, report: &impl serde::Serialize) {
-        while let Err(error) = channel.send(report, &[]) {
-            if error.kind() != io::ErrorKind::WouldBlock {
-                return;
-            }
-            let mut polls = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
-            let _ready = poll(&mut polls, PollTimeout::from(1000u16));
-        }
+        tell(&self.front, report);
     }
 }
 
-/// kill(2) of a child that is not reaped yet, so that its number is its own.
-fn send(pid: i32, signal: i32) {
-    match Signal::try_from(signal) {
-        Ok(signal) => drop(kill(Pid::from_raw(pid), signal)),
-        // Real-time signals have no name here.
-        Err(_) => process::kill_by_number(pid, signal),
+/// Waits for a slow peer; one that is gone will be noticed by its end.
+fn tell(channel: &Channel, report: &impl serde::Serialize) {
+    while let Err(error) = channel.send(report, &[]) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return;
+        }
+        let mut polls = [PollFd::new(channel.as_fd(), PollFlags::POLLOUT)];
+        let _ready = poll(&mut polls, PollTimeout::from(1000u16));
     }
 }

@@ -2,12 +2,68 @@
 
 use std::collections::HashMap;
 
-/// Parent of a process, from `/proc/PID/stat` (proc(5)); none if it is gone.
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What proc_pid_stat(5) says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    parent: i32,
+    group: i32,
+}
+
+impl Stat {
+    /// None if the process is gone.
+    fn of(pid: i32) -> Option<Self> {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may hold anything.
+        let after = text.rsplit(|&byte| byte == b')').next()?;
+        let mut fields = std::str::from_utf8(after).ok()?.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        Some(Self { state, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    }
+
+    fn lives(self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+
+    fn stopped(self) -> bool {
+        self.state == b'T'
+    }
+}
+
+fn all() -> impl Iterator<Item = (i32, Stat)> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, Stat::of(pid)?))
+    })
+}
+
+/// Everything that descends from a process, children before theirs.
+fn descendants(root: i32) -> Vec<(i32, Stat)> {
+    let mut children: HashMap<i32, Vec<(i32, Stat)>> = HashMap::new();
+    for (pid, stat) in all() {
+        children.entry(stat.parent).or_default().push((pid, stat));
+    }
+    let mut found = children.remove(&root).unwrap_or_default();
+    let mut at = 0;
+    while let Some((pid, _)) = found.get(at) {
+        found.extend(children.remove(pid).unwrap_or_default());
+        at += 1;
+    }
+    found
+}
+
+/// The parent of a process; none if it is gone.
 pub(crate) fn parent_of(pid: i32) -> Option<i32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in parentheses and may hold anything.
-    let after = stat.rsplit(|&byte| byte == b')').next()?;
-    std::str::from_utf8(after).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    Stat::of(pid).map(|stat| stat.parent)
+}
+
+/// Whether a process is stopped.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    Stat::of(pid).is_some_and(Stat::stopped)
 }
 
 /// Kills all that descends from a process, and it too if `itself`; again until none is left, since
@@ -15,29 +71,30 @@ pub(crate) fn parent_of(pid: i32) -> Option<i32> {
 pub(crate) fn kill_descendants(root: i32, itself: bool) {
     const ROUNDS: usize = 64;
     for _ in 0..ROUNDS {
-        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-            if let Some(parent) = parent_of(pid) {
-                children.entry(parent).or_default().push(pid);
-            }
-        }
-        let mut doomed = if itself { vec![root] } else { children.remove(&root).unwrap_or_default() };
-        let mut killed = 0;
-        while let Some(pid) = doomed.pop() {
-            doomed.extend(children.remove(&pid).unwrap_or_default());
-            let alive = !is_zombie(pid);
-            let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-            killed += usize::from(alive && sent.is_ok());
-        }
+        let mut doomed = descendants(root);
+        doomed.extend(Stat::of(root).filter(|_| itself).map(|stat| (root, stat)));
+        let living = doomed.iter().filter(|(_, stat)| stat.lives());
+        let killed = living.filter(|(pid, _)| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok()).count();
         if killed == 0 {
             return;
         }
     }
 }
 
-fn is_zombie(pid: i32) -> bool {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit(|&byte| byte == b')').next().unwrap_or_default();
-    matches!(after.get(1), Some(b'Z' | b'X') | None)
+/// Hangs up what descends from a process and is stopped, as the kernel does with a stopped group
+/// whose shell is gone (setpgid(2), orphaned process groups).
+pub(super) fn hang_up_stopped(root: i32) {
+    for (pid, _) in descendants(root).into_iter().filter(|(_, stat)| stat.stopped()) {
+        for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+            let _gone = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}
+
+/// Sends a signal to the group that a process stands in, but for one member.
+pub(super) fn signal_group_of(pid: i32, signal: Signal, except: i32) {
+    let Some(Stat { group, .. }) = Stat::of(pid) else { return };
+    for (member, _) in all().filter(|(member, stat)| stat.group == group && *member != except) {
+        let _gone = kill(Pid::from_raw(member), signal);
+    }
 }

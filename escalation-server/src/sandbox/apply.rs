@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::plan::{Mount, Plan};
 use super::seccomp::Programs;
@@ -42,27 +42,65 @@ pub(crate) struct Confinement {
 impl Confinement {
     /// # Errors
     /// As [`Programs::compile`].
-    pub(crate) fn prepare(plan: &Plan) -> Result<Self, StepError> {
-        let programs =
-            Programs::compile(plan.network(), nix::unistd::geteuid().is_root()).map_err(|error| {
-                StepError { what: "compile the seccomp filter".to_owned(), error: io::Error::other(error) }
-            })?;
+    pub(crate) fn prepare(network: bool) -> Result<Self, StepError> {
+        let programs = Programs::compile(network, nix::unistd::geteuid().is_root());
+        let programs = programs.map_err(io::Error::other).named("compile the seccomp filter")?;
         Ok(Self { programs })
     }
 }
 
-/// First: new namespaces for this process and its children, with its own user and group in them.
-/// The next child is the first process of the new PID namespace.
-pub(crate) fn split_off(plan: &Plan) -> Result<(), StepError> {
+/// A user namespace and an empty network namespace that several sandboxes of a session use. Nothing
+/// can be done with either: no process in one has a capability, no socket in the other leads
+/// anywhere, and Landlock keeps abstract sockets apart.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    user: Option<OwnedFd>,
+    net: OwnedFd,
+}
+
+impl Shared {
+    /// Those of a sandbox's first process, which must be alive.
+    pub(crate) fn of(init: i32, user_namespace: bool) -> Option<Self> {
+        let open = |kind: &str| fs::File::open(format!("/proc/{init}/ns/{kind}")).map(OwnedFd::from).ok();
+        let user = if user_namespace { Some(open("user")?) } else { None };
+        Some(Self { user, net: open("net")? })
+    }
+
+    /// The descriptors that it is.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = i32> {
+        self.user.iter().chain([&self.net]).map(AsRawFd::as_raw_fd)
+    }
+}
+
+/// First: new namespaces for this process and its children, with its own user and group in them,
+/// but for those that are shared. The next child is the first process of the new PID namespace.
+pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), StepError> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
+    if let Some(shared) = shared {
+        if let Some(user) = &shared.user {
+            setns(user, CloneFlags::CLONE_NEWUSER).named("enter the user namespace")?;
+        }
+        setns(&shared.net, CloneFlags::CLONE_NEWNET).named("enter the network namespace")?;
+        return unshare(flags).named("create namespaces");
+    }
     if plan.user_namespace {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     if !plan.network() {
         flags |= CloneFlags::CLONE_NEWNET;
     }
-    unshare(flags).named("create namespaces")?;
+    unshare(flags).map_err(io::Error::from).map_err(|error| StepError {
+        what: match error.raw_os_error() {
+            Some(libc::EPERM) => {
+                "create namespaces (a container's seccomp profile or AppArmor refuses them: \
+                                  allow user namespaces there)"
+                    .to_owned()
+            }
+            _ => "create namespaces".to_owned(),
+        },
+        error,
+    })?;
     if plan.user_namespace {
         // Group membership cannot be given up, so that a group's `deny` in a mode holds.
         fs::write("/proc/self/setgroups", "deny").named("deny setgroups in the user namespace")?;
@@ -94,6 +132,11 @@ pub(crate) fn build_view(plan: &Plan, terminal: Option<&Path>) -> Result<Option<
         }
     }
     Ok(kept)
+}
+
+/// Makes one more subtree read-only, in the first process.
+pub(crate) fn cover(path: &Path) -> Result<(), StepError> {
+    remount(path, true).named(format!("make {} read-only", path.display()))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -1,8 +1,10 @@
 //! What a plan needs to know of the machine.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::placeholder::Leases;
 use crate::profile::{Access, Resolved};
 use crate::sys::{landlock, socket};
 
@@ -90,6 +92,16 @@ impl Abilities {
     }
 }
 
+/// What of Postern's own lies around a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// Directories that nothing in a sandbox may see.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// The session's temporary directory.
+    pub(crate) tmpdir: PathBuf,
+    pub(crate) leases: Leases,
+}
+
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Facts {
@@ -97,8 +109,13 @@ pub(crate) struct Facts {
     pub(crate) entries: Vec<(PathBuf, Access)>,
     /// Existing protected paths below writable roots.
     pub(crate) protected: Vec<PathBuf>,
+    /// Protected paths below writable roots that do not exist, or only as a stand-in.
+    pub(crate) absent: Vec<PathBuf>,
     /// Postern's own directories that nothing in a sandbox may see.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Device and inode of each entry, protected and hidden path: a mount covers a file and not a
+    /// name, so another file there is another fact.
+    pub(crate) identities: Vec<(u64, u64)>,
     /// Device nodes that exist.
     pub(crate) devices: Vec<&'static str>,
 }
@@ -107,59 +124,76 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 impl Facts {
     /// # Errors
-    /// An entry whose path leads through a symbolic link that was not there when it was resolved.
-    pub(crate) fn look_for_links(profile: &Resolved) -> Result<(), Refusal> {
-        let replaced = |path: &Path| path.ancestors().find(|part| part.is_symlink()).map(Path::to_path_buf);
-        match profile.entries.iter().find_map(|(path, _)| replaced(path)) {
-            Some(path) => Err(Refusal::ProtectedLink(path)),
-            None => Ok(()),
-        }
-    }
-
-    /// # Errors
-    /// A protected name that is a link, something that is to be protected and does not exist, or
+    /// An entry whose path leads through a symbolic link that was not there when it was resolved, a
+    /// protected name that is a link, something that is to be protected and does not exist, or
     /// something that cannot be looked at.
-    pub(crate) fn gather(profile: &Resolved, hidden: &[PathBuf]) -> Result<Self, Refusal> {
-        Self::look_for_links(profile)?;
-        let entries: Vec<_> =
-            profile.entries.iter().filter(|(path, _)| path.symlink_metadata().is_ok()).cloned().collect();
-        let absent = |(path, access): &&(PathBuf, Access)| {
+    pub(crate) fn gather(profile: &Resolved, own: &Own) -> Result<Self, Refusal> {
+        let replaced = |path: &Path| path.ancestors().find(|part| part.is_symlink()).map(Path::to_path_buf);
+        if let Some(path) = profile.entries.iter().find_map(|(path, _)| replaced(path)) {
+            return Err(Refusal::ProtectedLink(path));
+        }
+        // A stand-in goes when the session goes that put it there, unless this one holds it too.
+        let there = |path: &Path| path.symlink_metadata().is_ok() && !own.leases.stand_for(path);
+        let entries: Vec<_> = profile.entries.iter().filter(|(path, _)| there(path)).cloned().collect();
+        let mut absent = Vec::new();
+        for (path, access) in &profile.entries {
             let parent = path.parent().filter(|parent| parent.is_dir());
-            *access == Access::Read
-                && path.symlink_metadata().is_err()
-                && parent.and_then(|parent| profile.access(parent)) == Some(Access::Write)
-        };
-        if let Some((path, _)) = profile.entries.iter().find(absent) {
-            return Err(Refusal::Absent { profile: profile.name.clone(), path: path.clone() });
+            let beside = parent.and_then(|parent| profile.access(parent));
+            if *access == Access::Read && beside == Some(Access::Write) && !there(path) {
+                if !parent.is_some_and(|parent| parent.ends_with(".git")) {
+                    return Err(Refusal::Absent { profile: profile.name.clone(), path: path.clone() });
+                }
+                absent.push(path.clone());
+            }
         }
         let mut protected = Vec::new();
-        for (root, access) in &entries {
-            if *access == Access::Write && profile.access(root) == Some(Access::Write) {
-                for name in PROTECTED {
-                    look(&root.join(name), &mut protected)?;
+        for root in profile.writable_roots().filter(|root| *root != own.tmpdir && is_somebodys(root)) {
+            for name in PROTECTED {
+                let path = root.join(name);
+                if there(&path) {
+                    look(&path, &mut protected)?;
+                } else if name != ".git" && !is_inside_protected(root) {
+                    absent.push(path);
                 }
             }
         }
-        // A profile that has an entry of its own for such a path means what it says.
-        protected.retain(|path| !profile.entries.iter().any(|(entry, _)| entry == path));
-        // And protection takes, it never gives: the sandbox itself may have written where a `.git`
-        // file points.
-        protected.retain(|path| profile.access(path) == Some(Access::Write));
+        // A profile that has an entry of its own for such a path means what it says. And protection
+        // takes, it never gives: the sandbox itself may have written where a `.git` file points.
+        let meant = |path: &PathBuf| profile.entries.iter().any(|(entry, _)| entry == path);
+        protected.retain(|path| !meant(path) && profile.access(path) == Some(Access::Write));
+        absent.retain(|path| !meant(path) || profile.access(path) == Some(Access::Read));
+        absent.sort_unstable();
+        absent.dedup();
+        let hidden: Vec<_> = own.hidden.iter().filter(|path| path.is_dir()).cloned().collect();
+        let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden);
+        let identity = |path: &PathBuf| {
+            path.symlink_metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
+        };
         Ok(Self {
+            identities: covered.map(identity).collect(),
             entries,
             protected,
-            hidden: hidden.iter().filter(|path| path.is_dir()).cloned().collect(),
+            absent,
+            hidden,
             devices: DEVICES.into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect(),
         })
     }
 }
 
+/// Whether a root is a directory that not everybody may write. In one that everybody may, as `/tmp`,
+/// a name protects nothing: whoever wants to can put anything there, and in the way of others.
+fn is_somebodys(root: &Path) -> bool {
+    root.metadata().is_ok_and(|found| found.is_dir() && found.mode() & 0o002 == 0)
+}
+
+/// Whether a root lies in something that is protected itself, as a git directory does.
+fn is_inside_protected(root: &Path) -> bool {
+    root.components().any(|part| PROTECTED.iter().any(|name| part.as_os_str() == *name))
+}
+
 fn look(path: &Path, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
-    let metadata = match path.symlink_metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Refusal::Look { path: path.to_path_buf(), error }),
-    };
+    let metadata =
+        path.symlink_metadata().map_err(|error| Refusal::Look { path: path.to_path_buf(), error })?;
     if metadata.is_symlink() {
         return Err(Refusal::ProtectedLink(path.to_path_buf()));
     }
@@ -167,12 +201,12 @@ fn look(path: &Path, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
     // A worktree's or submodule's `.git` is a file that names the real one.
     if metadata.is_file()
         && path.ends_with(".git")
-        && let Ok(text) = std::fs::read_to_string(path)
+        && let Some(text) = first_line(path)
         && let Some(target) = text.strip_prefix("gitdir:")
         && let Some(parent) = path.parent()
         && let Ok(target) = parent.join(target.trim()).canonicalize()
     {
-        if let Ok(common) = std::fs::read_to_string(target.join("commondir"))
+        if let Some(common) = first_line(&target.join("commondir"))
             && let Ok(common) = target.join(common.trim()).canonicalize()
         {
             protected.push(common);
@@ -180,4 +214,19 @@ fn look(path: &Path, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
         protected.push(target);
     }
     Ok(())
+}
+
+/// The text of a small file that names a directory. The sandbox may have put anything there, so
+/// that nothing but a regular file is opened for reading, and not much is read.
+fn first_line(path: &Path) -> Option<String> {
+    const MOST: u64 = 4096;
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .ok()
+        .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))?;
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text).ok()?;
+    Some(text.lines().next().unwrap_or_default().to_owned())
 }

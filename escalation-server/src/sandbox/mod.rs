@@ -7,7 +7,7 @@ mod placeholder;
 mod plan;
 mod seccomp;
 
-pub(crate) use apply::{Confinement, build_view, confine, split_off};
-pub(crate) use facts::{Abilities, Facts, Refusal};
-pub(crate) use placeholder::{Placeholder, place};
+pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, cover, split_off};
+pub(crate) use facts::{Abilities, Facts, Own, Refusal};
+pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};

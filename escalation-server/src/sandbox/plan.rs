@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(super) landlock_abi: u32,
     /// Paths and what Landlock allows below them.
     pub(super) landlock: Vec<(PathBuf, u64)>,
+    /// Protected paths that do not exist: to be put there by whoever applies this, and covered.
+    pub(crate) absent: Vec<PathBuf>,
     /// What this sandbox does not hold, by name.
     pub(crate) missing: Vec<&'static str>,
 }
@@ -46,16 +48,45 @@ impl Plan {
         self.user_namespace
     }
 
+    /// Whether another sandbox may have the same user and network namespace: that one is empty, and
+    /// Landlock keeps apart what it would hold.
+    pub(crate) fn shareable(&self) -> bool {
+        !self.network() && self.landlock_abi >= ABSTRACT_SCOPE
+    }
+
     /// How it is enforced, in a word for people and records.
     pub(crate) fn strength(&self) -> String {
-        if self.profile.unrestricted {
-            return "none".to_owned();
-        }
-        let user = if self.user_namespace { "user+" } else { "" };
-        let net = if self.network() { "" } else { "+net" };
-        format!("{user}mount+pid+ipc{net} namespaces, landlock {}, seccomp", self.landlock_abi)
+        strength(self.user_namespace, self.landlock_abi, self.network())
     }
 }
+
+fn strength(user_namespace: bool, landlock_abi: u32, network: bool) -> String {
+    let user = if user_namespace { "user+" } else { "" };
+    let net = if network { "" } else { "+net" };
+    format!("{user}mount+pid+ipc{net} namespaces, landlock {landlock_abi}, seccomp")
+}
+
+impl Abilities {
+    /// How a restricted profile is enforced with these, in a word for people and records.
+    pub(crate) fn strength(&self, network: bool) -> String {
+        strength(self.user_namespaces, self.landlock_abi, network)
+    }
+
+    /// What is not held with these, by name.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        let mut missing = vec!["mask_watch"];
+        if self.landlock_abi < ABSTRACT_SCOPE {
+            missing.push("signal_and_abstract_socket_scope");
+        }
+        if self.landlock_abi < 5 {
+            missing.push("device_ioctls");
+        }
+        missing
+    }
+}
+
+/// The first Landlock ABI that scopes abstract sockets.
+const ABSTRACT_SCOPE: u32 = 6;
 
 // Neither device nodes nor ioctls on devices are anybody's to make or use in a writable directory.
 const MAKE_CHAR: u64 = 1 << 6;
@@ -76,7 +107,10 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
     let mut entries = profile.entries.clone();
     entries.sort_by_key(|(path, access)| (path.components().count(), *access));
     entries.dedup();
-    for (path, access) in &entries {
+    let mut mounted = entries.clone();
+    mounted.extend(pins(&profile, &facts.hidden).into_iter().map(|path| (path, Access::Write)));
+    mounted.sort_by_key(|(path, access)| (path.components().count(), *access));
+    for (path, access) in &mounted {
         if path == Path::new("/") || profile.access(path) != Some(*access) {
             continue;
         }
@@ -104,14 +138,32 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
         landlock.push((path.into(), access));
     }
 
-    let mut missing = vec!["absent_protected", "mask_watch"];
-    if abi < 6 {
-        missing.push("signal_and_abstract_socket_scope");
+    profile.entries.extend(facts.absent.iter().map(|path| (path.clone(), Access::Read)));
+    Plan {
+        profile,
+        user_namespace: abilities.user_namespaces,
+        mounts,
+        landlock_abi: abi,
+        landlock,
+        absent: facts.absent.clone(),
+        missing: abilities.missing(),
     }
-    if abi < 5 {
-        missing.push("device_ioctls");
-    }
-    Plan { profile, user_namespace: abilities.user_namespaces, mounts, landlock_abi: abi, landlock, missing }
+}
+
+/// Directories on the way from a writable one to what is covered below it. Each becomes a mount of
+/// its own, which nobody inside can rename or remove: or the way itself could be moved, and another
+/// one put in its place.
+fn pins(profile: &Resolved, hidden: &[PathBuf]) -> Vec<PathBuf> {
+    let covered = profile.entries.iter().map(|(path, _)| path).chain(hidden);
+    let above = covered.flat_map(|path| path.ancestors().skip(1));
+    let mut pins: Vec<PathBuf> = above
+        .filter(|path| path.parent().is_some() && profile.access(path) == Some(Access::Write))
+        .filter(|path| !profile.entries.iter().any(|(entry, _)| entry == path))
+        .map(Path::to_path_buf)
+        .collect();
+    pins.sort_unstable();
+    pins.dedup();
+    pins
 }
 
 #[cfg(test)]
@@ -137,6 +189,7 @@ mod tests {
             protected: protected.iter().map(PathBuf::from).collect(),
             hidden: vec!["/home/u/.local/state/postern".into()],
             devices: vec!["null"],
+            ..Facts::default()
         };
         plan(&profile, &facts, &abilities())
     }
@@ -157,6 +210,18 @@ mod tests {
                 Mount::Processes,
             ]
         );
+    }
+
+    #[test]
+    fn the_way_to_what_is_covered_cannot_be_moved() {
+        let plan = planned(
+            &[("/", Access::Read), ("/w", Access::Write), ("/w/a/b", Access::Write)],
+            &["/w/a/b/.git"],
+        );
+        let at = |mount: &Mount| plan.mounts.iter().position(|found| found == mount);
+        let pin = at(&Mount::Writable("/w/a".into())).expect("the directory between is a mount");
+        assert!(at(&Mount::Writable("/w".into())) < Some(pin));
+        assert!(Some(pin) < at(&Mount::Writable("/w/a/b".into())));
     }
 
     #[test]

@@ -101,6 +101,16 @@ fn table(network: bool) -> Vec<Entry> {
             why: "limits of others, pid 1 among them; its own are a process's own",
         },
         Entry {
+            call: libc::SYS_setpriority,
+            when: When::Unlike(0, &[libc::PRIO_PROCESS as u64]),
+            why: "a group or a user has processes outside",
+        },
+        Entry {
+            call: libc::SYS_ioprio_set,
+            when: When::Unlike(0, &[1]), // IOPRIO_WHO_PROCESS
+            why: "a group or a user has processes outside",
+        },
+        Entry {
             call: libc::SYS_ioctl,
             when: When::Masked(1, 0xffff_ffff, libc::TIOCSTI),
             why: "types into the terminal",

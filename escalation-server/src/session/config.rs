@@ -133,7 +133,14 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             default_execution = Some((Execution::parse(&name), place("default_execution")));
         }
         rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
-        max_mib = file.log.max_mib.unwrap_or(max_mib);
+        if let Some(asked) = file.log.max_mib {
+            const MOST: u64 = 1 << 20;
+            if asked > MOST {
+                let what = format!("expected at most {MOST} MiB");
+                return Err(ConfigError::Value { place: place("log.max_mib"), what });
+            }
+            max_mib = asked;
+        }
     }
     turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
     let turn = match turn {
@@ -144,6 +151,8 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             .or_else(|| mode(&name))
             .ok_or_else(|| unknown_profile(&place, &name, &named))?,
     };
+    // Before the profiles that start from it.
+    let turn = narrow(turn)?;
     named.entry("git".to_owned()).or_insert_with(|| profile::git(&turn));
     named.entry("network".to_owned()).or_insert_with(|| profile::network(&turn));
     for name in ["read-only", "workspace-write"] {
@@ -172,14 +181,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         Some((execution, _)) => execution,
         None => Execution::Unsandboxed,
     };
-    Ok(Config {
-        turn: narrow(turn)?,
-        named,
-        default_execution,
-        policy,
-        log_max_bytes: max_mib << 20,
-        sources: paths,
-    })
+    Ok(Config { turn, named, default_execution, policy, log_max_bytes: max_mib << 20, sources: paths })
 }
 
 /// `POSTERN_SANDBOX` may narrow what is configured, and nothing else.

@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use postern_shim::wire::{self, Bytes, Kind};
-use tokio::io::unix::AsyncFd;
 
+use super::asker::Asker;
 use super::rerun::reopen;
 use super::server::Session;
 use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape};
@@ -33,6 +33,7 @@ pub(super) enum Incoming {
 #[derive(Debug)]
 pub(super) struct Handles {
     pub(super) peer: OwnedFd,
+    pub(super) pid: i32,
     /// The asker's own.
     pub(super) executable: OwnedFd,
     pub(super) cwd: Option<OwnedFd>,
@@ -60,6 +61,11 @@ pub(super) enum Malformed {
 }
 
 impl Handles {
+    /// The asker alone: nothing else is needed of a command that runs in place.
+    pub(super) fn into_peer(self) -> OwnedFd {
+        self.peer
+    }
+
     /// The executable as it is seen outside.
     pub(super) fn outside_executable(&self, exe: &Executable) -> Result<OwnedFd, String> {
         self.outside
@@ -73,14 +79,15 @@ impl Handles {
 pub(super) async fn read(
     session: &Session,
     context: ContextId,
-    connection: &AsyncFd<OwnedFd>,
+    asker: &Asker,
 ) -> Result<Incoming, Malformed> {
     // Whoever made this socket is who asks, whatever else holds an end of it.
-    let peer = socket::peer(connection.get_ref())?;
-    let pidfd = socket::peer_pidfd(connection.get_ref())?;
+    let peer = socket::peer(asker)?;
+    let pidfd = socket::peer_pidfd(asker)?;
     let ppid = session.descends(peer.pid, &pidfd).ok_or(Malformed::Stranger)?;
     let mut buffer = vec![0; wire::MAX_INLINE];
-    let message = receive(connection, &mut buffer).await?;
+    let message =
+        tokio::time::timeout(PATIENCE, asker.receive(&mut buffer)).await.map_err(|_| Malformed::Slow)??;
     let frame = buffer.get(..message.length).unwrap_or_default();
     if message.truncated {
         return Err(Malformed::Limit);
@@ -119,31 +126,13 @@ pub(super) async fn read(
     let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
     if known.iter().chain([&built.given_path()]).any(|path| session.policy.concerns(path)) {
         if let (Some(exe), Some(outside)) = (&mut exe, &outside) {
-            (exe.shape, begins_with_interpreter) = shape(outside);
+            (exe.shape, begins_with_interpreter) = shape(outside, &session.reach);
         }
         built.path_holds = exe.as_ref().is_some_and(|exe| holds(&built.given_path(), exe, &session.reach));
     }
     built.attested.exe = exe;
-    let handles = Handles { peer: pidfd, executable, cwd, outside, begins_with_interpreter };
+    let handles = Handles { peer: pidfd, pid: peer.pid, executable, cwd, outside, begins_with_interpreter };
     Ok(Incoming::Exec(Box::new(built), handles))
-}
-
-async fn receive(connection: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Result<socket::Message, Malformed> {
-    // A well-behaved client has written before its socket got here.
-    match socket::receive(connection.get_ref(), buffer) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        other => return Ok(other?),
-    }
-    let waited = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let mut ready = connection.readable().await?;
-            match socket::receive(connection.get_ref(), buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                other => return other,
-            }
-        }
-    });
-    Ok(waited.await.map_err(|_| Malformed::Slow)??)
 }
 
 /// A large request's body: copied, never mapped, from a memfd that nobody can change.
@@ -220,28 +209,51 @@ fn seen_executable(handle: &OwnedFd, reach: &Reach) -> Result<Option<(Executable
 
 /// How the kernel will execute a file, from its first bytes, and whether these are `#!`. A file
 /// that cannot be read is left to the kernel.
-fn shape(file: &OwnedFd) -> (Shape, bool) {
-    let mut head = [0; 256];
-    let length = reopen(file).and_then(|file| file.read_at(&mut head, 0)).unwrap_or(0);
-    let head = head.get(..length).unwrap_or_default();
-    if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii();
-        let blank = line.iter().position(u8::is_ascii_whitespace);
-        let (interpreter, argument) = line.split_at(blank.unwrap_or(line.len()));
-        let argument = Some(argument.trim_ascii()).filter(|text| !text.is_empty()).map(Bytes::from);
-        return (Shape::Script { interpreter: real(OsStr::from_bytes(interpreter)), argument }, true);
-    }
-    let binary = head.is_empty() || head.starts_with(b"\x7fELF") || head.contains(&0);
-    if binary {
-        (Shape::Binary, false)
-    } else {
-        (Shape::Script { interpreter: real(OsStr::new("/bin/sh")), argument: None }, false)
+fn shape(file: &OwnedFd, reach: &Reach) -> (Shape, bool) {
+    let head = reopen(file).map(|file| head(&file)).unwrap_or_default();
+    let script = |named: &Path| {
+        let interpreter = interpreter(named, reach);
+        Shape::Script { named: named.to_path_buf(), interpreter }
+    };
+    match named_interpreter(&head) {
+        Some(named) => (script(&named), true),
+        None if head.is_empty() || head.starts_with(b"\x7fELF") || head.contains(&0) => {
+            (Shape::Binary, false)
+        }
+        None => (script(Path::new("/bin/sh")), false),
     }
 }
 
-/// A path without symlinks, or as it is where it leads nowhere.
-fn real(path: &OsStr) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path))
+/// The bytes that the kernel looks at (`BINPRM_BUF_SIZE`).
+fn head(file: &std::fs::File) -> Vec<u8> {
+    let mut head = vec![0; 256];
+    let length = file.read_at(&mut head, 0).unwrap_or(0);
+    head.truncate(length);
+    head
+}
+
+/// The interpreter that a `#!` line names.
+fn named_interpreter(head: &[u8]) -> Option<PathBuf> {
+    let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
+    let name = line.split(u8::is_ascii_whitespace).next()?;
+    Some(PathBuf::from(OsStr::from_bytes(name)))
+}
+
+/// The program that the kernel finds at an interpreter's path, if nothing on the way there can be
+/// changed by a sandbox; nor on the way from there, where it is a script itself.
+fn interpreter(named: &Path, reach: &Reach) -> Option<PathBuf> {
+    const DEEPEST: usize = 5; // as the kernel goes
+    let mut named = named.to_path_buf();
+    for _ in 0..DEEPEST {
+        // One that is not absolute would be looked for in the working directory.
+        let found = leads(&named, reach).filter(|_| named.is_absolute())?;
+        let opened = process::open_exactly(&CString::new(found.as_os_str().as_bytes()).ok()?).ok()?;
+        match named_interpreter(&head(&reopen(&opened).ok()?)) {
+            Some(next) => named = next,
+            None => return Some(found),
+        }
+    }
+    None
 }
 
 /// Whether the given path leads to the attested file past nothing that a sandbox could change.

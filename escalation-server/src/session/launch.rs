@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use super::directories::Directories;
 use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::profile::{Access, Bases, Place, Profile, Reach, Resolved};
-use crate::runner::{Channel, Cwd, Profiles, ShellStart, Spawner};
-use crate::sandbox::{Abilities, Facts, Plan, Refusal, plan};
+use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
+use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan};
 use crate::sys::process::{self, Fork};
 
 /// The number of the request socket in the confined shell: out of the way of scripts, which use
@@ -61,7 +61,7 @@ pub(crate) struct Prepared {
     named: std::collections::BTreeMap<String, Resolved>,
     reach: Reach,
     abilities: Abilities,
-    hidden: Vec<PathBuf>,
+    own: Own,
     id: String,
     tmpdir: PathBuf,
     pub(crate) cwd: PathBuf,
@@ -95,6 +95,9 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
 
     let abilities = Abilities::probe();
+    if config.turn.filesystem.is_some() {
+        abilities.suffice()?;
+    }
     let id = new_id().map_err(io_error("draw a session's id"))?;
     let temporary =
         std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir());
@@ -114,22 +117,25 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         return Err(LaunchError::Source(path.clone()));
     }
 
-    let hidden = vec![directories.state.clone()];
+    let leases = Leases::within(&directories.state)
+        .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
+    leases.sweep();
+    let own = Own { hidden: vec![real(&directories.state)], tmpdir: tmpdir.clone(), leases };
+    // Even where the turn has no sandbox, a command of it may have one.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&tmpdir)
+        .map_err(io_error("create the session's temporary directory"))?;
     let plan = if turn.unrestricted {
         None
     } else {
-        abilities.suffice()?;
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&tmpdir)
-            .map_err(io_error("create the session's temporary directory"))?;
-        let facts = Facts::gather(&turn, &hidden).inspect_err(|_| drop(std::fs::remove_dir(&tmpdir)))?;
+        let facts = Facts::gather(&turn, &own).inspect_err(|_| drop(std::fs::remove_dir(&tmpdir)))?;
         let plan = plan(&turn, &facts, &abilities);
         // What protects is part of what the turn may touch.
         turn.entries.clone_from(&plan.profile.entries);
         Some(plan)
     };
-    Ok(Prepared { directories, config, turn, plan, named, reach, abilities, hidden, id, tmpdir, cwd, notes })
+    Ok(Prepared { directories, config, turn, plan, named, reach, abilities, own, id, tmpdir, cwd, notes })
 }
 
 fn new_id() -> io::Result<String> {
@@ -145,16 +151,14 @@ fn project_of(cwd: &Path) -> &Path {
 }
 
 fn bases(cwd: &Path, tmpdir: &Path, directories: &Directories, notes: &mut Vec<String>) -> Bases {
-    let holds_own = |root: &Path| {
-        directories.own().into_iter().find(|own| real(own).starts_with(root)).map(Path::to_path_buf)
-    };
+    let holds_own = |root: &Path| directories.decides(real, root);
     let project = project_of(cwd).to_path_buf();
     let mut project_writable = true;
     if real(&directories.home).starts_with(&project) {
         notes.push(format!("{} is not writable: it is the home directory, or holds it", project.display()));
         project_writable = false;
-    } else if let Some(own) = holds_own(&project) {
-        notes.push(format!("{} is not writable: it holds Postern's {}", project.display(), own.display()));
+    } else if let Some(own) = holds_own(&real(&project)) {
+        notes.push(format!("{} is not writable: Postern's {} is there", project.display(), own.display()));
         project_writable = false;
     }
     let slash_tmp = Some(PathBuf::from("/tmp")).filter(|path| path.is_dir());
@@ -215,15 +219,12 @@ fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Resul
             Place::Path(path) => real(path),
             _ => PathBuf::from("/"),
         };
-        let open =
-            |own: &&Path| real(own).starts_with(&root) && resolved.access(&real(own)) == Some(Access::Write);
-        if let Some(own) = directories.own().into_iter().find(open) {
-            return Err(Refusal::OwnFiles {
-                profile: profile.name.clone(),
-                path: root,
-                own: own.to_path_buf(),
-            }
-            .into());
+        let open = |own: &PathBuf| {
+            let own = real(own);
+            root.starts_with(&own) || resolved.access(&own) == Some(Access::Write)
+        };
+        if let Some(own) = directories.decides(real, &root).filter(open) {
+            return Err(Refusal::OwnFiles { profile: profile.name.clone(), path: root, own }.into());
         }
     }
     Ok(resolved)
@@ -249,7 +250,6 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         dev: metadata.dev(),
         ino: metadata.ino(),
     };
-    let front_pid = std::process::id().cast_signed();
     let (ignored, blocked) = own_signals().map_err(io_error("read this process's signals"))?;
     let open_files = process::raise_open_files().map_err(io_error("raise the limit of open files"))?;
 
@@ -277,22 +277,19 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             };
             let profiles = Profiles {
                 abilities: prepared.abilities,
-                hidden: prepared.hidden,
+                own: prepared.own,
                 turn: prepared.plan,
                 named: prepared.named,
             };
-            let own = [front_pid, std::process::id().cast_signed()];
-            match Spawner::new(spawner_server, spawner_front, profiles, own) {
-                Ok(spawner) => spawner.run(shell),
-                Err(what) => tracing::error!(%what, "the spawner cannot start"),
-            }
+            spawn(spawner_server, spawner_front, profiles, shell);
             process::exit_now(0)
         }
     };
 
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
         drop((spawner_server, spawner_front, front_spawner, front_server, go));
-        leave_caller();
+        let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);
+        leave_caller(&[&keep[..], &[server_spawner.as_raw_fd(), server_front.as_raw_fd()]].concat());
         server::serve(Setup {
             id: prepared.id,
             policy: prepared.config.policy,
@@ -300,11 +297,12 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             named: prepared.named,
             baseline,
             state: prepared.directories.state,
+            leases: prepared.own.leases,
             log_max_bytes: prepared.config.log_max_bytes,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,
             turn: prepared.turn,
-            plan: prepared.plan,
+            abilities: prepared.abilities,
             notes: prepared.notes,
             cwd: prepared.cwd,
             argv: shell_argv,
@@ -320,13 +318,10 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
 
 /// The server keeps nothing of its caller's: no terminal, no descriptors for which somebody waits
 /// to see the end, no working directory that could not be unmounted, no core with secrets in it.
-fn leave_caller() {
+fn leave_caller(keep: &[i32]) {
     let _leader = nix::unistd::setsid();
-    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
-        for number in 0..=2 {
-            let _kept = process::place(null.as_fd(), number);
-        }
-    }
+    let _closed = process::close_others(keep);
+    let _left_closed = process::fill_standard();
     let _elsewhere = std::env::set_current_dir("/");
     let _hidden = process::hide_memory();
 }

@@ -1,7 +1,9 @@
 //! One session: how it is set up, and what happens to each of its requests.
 
+mod asker;
 mod config;
 mod directories;
+mod elsewhere;
 mod environ;
 mod intake;
 mod launch;

@@ -55,6 +55,14 @@ pub(super) fn prepare(
         (request.env.clone(), EnvironmentChanges::default())
     };
     env.retain(|variable| !variable.as_slice().starts_with(b"POSTERN_SOCKET="));
+    if wider && let Some(cwd) = &request.attested.cwd {
+        // The session's own are from where it started.
+        let stale = |variable: &Bytes| {
+            [&b"PWD="[..], b"OLDPWD="].iter().any(|name| variable.as_slice().starts_with(name))
+        };
+        env.retain(|variable| !stale(variable));
+        env.push(Bytes([b"PWD=", cwd.path.as_os_str().as_bytes()].concat()));
+    }
     let gate = match target {
         // Outside nobody listens to a request socket: an unsandboxed command is the user.
         Target::Outside => None,
@@ -80,7 +88,8 @@ pub(super) fn prepare(
     let mut executable = handles.outside_executable(exe)?;
     let image = match (&exe.shape, &target) {
         (Shape::Script { .. }, Target::Turn) => Image::Script { path, dev, ino },
-        (Shape::Script { interpreter, argument: _ }, _) if !handles.begins_with_interpreter => {
+        (Shape::Script { interpreter, named }, _) if !handles.begins_with_interpreter => {
+            let interpreter = interpreter.as_ref().unwrap_or(named);
             // No `#!`: what a shell does then is to run it with sh, and so do we.
             argv.splice(..argv.len().min(1), [Bytes(b"sh".to_vec()), path]);
             executable = crate::sys::process::open_exactly(&c_path(interpreter)?)
@@ -130,7 +139,7 @@ pub(super) fn prepare(
         blocked: status.blocked,
         wider,
         gate,
-        server: std::process::id().cast_signed(),
+        gates: Vec::new(),
     };
     Ok(Rerun { start, executable, changes, blake3 })
 }

@@ -10,13 +10,14 @@ use std::rc::Rc;
 use postern_shim::wire::Bytes;
 use serde_json::json;
 
+use super::asker::Asker;
 use super::pipeline;
 use crate::flow::{ContextId, Executable, Execution};
 use crate::policy::Policy;
 use crate::profile::{Reach, Resolved};
 use crate::record::Recorder;
 use crate::runner::{Channel, FrontReport, Link, Report, kill_descendants};
-use crate::sandbox::Plan;
+use crate::sandbox::{Abilities, Leases};
 use crate::sys::{process, socket};
 
 /// Requests of one session that may be under way at once.
@@ -41,10 +42,11 @@ pub(super) struct Session {
     /// Commands that run outside the turn's sandbox, for when the spawner dies.
     pub(super) live: RefCell<HashMap<u64, i32>>,
     turn: Rc<Resolved>,
-    turn_plan: Option<Plan>,
+    abilities: Abilities,
     /// The turn's request socket, the end that goes inside.
     turn_gate: OwnedFd,
-    contexts: RefCell<HashMap<ContextId, Rc<Resolved>>>,
+    /// Profile and request socket of each context but the turn's.
+    contexts: RefCell<HashMap<ContextId, (Rc<Resolved>, u64)>>,
     next_context: Cell<u32>,
     accept: tokio::sync::mpsc::UnboundedSender<(ContextId, OwnedFd)>,
     requests: Cell<usize>,
@@ -64,11 +66,12 @@ pub(super) struct Setup {
     pub(super) named: BTreeMap<String, Resolved>,
     pub(super) baseline: Vec<Bytes>,
     pub(super) state: PathBuf,
+    pub(super) leases: Leases,
     pub(super) log_max_bytes: u64,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
     pub(super) turn: Resolved,
-    pub(super) plan: Option<Plan>,
+    pub(super) abilities: Abilities,
     pub(super) notes: Vec<String>,
     pub(super) cwd: PathBuf,
     pub(super) argv: Vec<Bytes>,
@@ -118,24 +121,34 @@ impl Drop for TemporaryDirectory {
 
 async fn serve_async(setup: Setup) {
     let _temporary = TemporaryDirectory(setup.tmpdir.clone());
-    let (recorder, writer) = match Recorder::open(&setup.state, &setup.id, setup.log_max_bytes) {
+    // Before there is a second thread, which would take them by default.
+    let signals = process::signals_as_messages(&[libc::SIGTERM, libc::SIGINT]).and_then(socket::watch);
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => return fail(&setup.front, &format!("listen to signals: {error}")),
+    };
+    let recorder = match Recorder::open(&setup.state, &setup.id, setup.log_max_bytes) {
         Ok(opened) => opened,
         Err(error) => return fail(&setup.front, &error.to_string()),
+    };
+    let (strength, missing) = match &setup.turn {
+        turn if turn.unrestricted => ("none".to_owned(), Vec::new()),
+        turn => (setup.abilities.strength(turn.network), setup.abilities.missing()),
     };
     let started = json!({
         "server": std::process::id(),
         "spawner": setup.spawner.0,
         "profile": setup.turn.name,
         "cwd": crate::flow::text::to_json(setup.cwd.as_os_str().as_encoded_bytes()),
-        "argv": crate::flow::text::list_to_json(&setup.argv),
+        "argv": crate::record::shell_arguments(&setup.argv),
         "sandbox": {
-            "strength": setup.plan.as_ref().map_or_else(|| "none".to_owned(), Plan::strength),
-            "missing": setup.plan.as_ref().map(|plan| plan.missing.clone()).unwrap_or_default(),
+            "strength": strength,
+            "missing": missing,
         },
         "notes": setup.notes,
         "version": env!("CARGO_PKG_VERSION"),
     });
-    if let Err(error) = recorder.session_event("started", &started).await {
+    if let Err(error) = recorder.session_event("started", &started) {
         return fail(&setup.front, &error.to_string());
     }
     let (link, mut reports) = match Link::new(setup.spawner.1) {
@@ -157,7 +170,7 @@ async fn serve_async(setup: Setup) {
         link: link.clone(),
         live: RefCell::default(),
         turn: Rc::new(setup.turn),
-        turn_plan: setup.plan,
+        abilities: setup.abilities,
         turn_gate: theirs,
         contexts: RefCell::default(),
         next_context: Cell::new(1),
@@ -175,10 +188,6 @@ async fn serve_async(setup: Setup) {
 
     let mut ended = json!({ "reason": "the spawner ended" });
     let mut orderly = false;
-    let Ok(signals) = process::signals_as_messages(&[libc::SIGTERM, libc::SIGINT]).and_then(socket::watch)
-    else {
-        return;
-    };
     loop {
         tokio::select! {
             Some((context, socket)) = accepted.recv() => {
@@ -191,7 +200,7 @@ async fn serve_async(setup: Setup) {
                     orderly = true;
                     ended = json!({ "reason": "the last process ended", "status": status });
                     // Whoever looks at the log after the prompt is back wants to see it all.
-                    let _unrecorded = recorder.session_event("shell_ended", &json!({ "status": status })).await;
+                    let _unrecorded = recorder.session_event("shell_ended", &json!({ "status": status }));
                 }
                 Some(_) => {}
                 None => break,
@@ -218,12 +227,11 @@ async fn serve_async(setup: Setup) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
+    // What a spawner that was killed has left.
+    setup.leases.sweep();
     ended["malformed"] = session.malformed.get().into();
     ended["unrecorded_runs"] = recorder.uncounted().into();
-    let _unrecorded = recorder.session_event("ended", &ended).await;
-    drop((session, recorder));
-    // Requests that still run hold the records; their thread has written all that matters.
-    drop(writer);
+    let _unrecorded = recorder.session_event("ended", &ended);
 }
 
 /// Takes connections from one context's socket until everybody inside has closed it.
@@ -244,7 +252,7 @@ async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
                 Ok(_) | Err(_) => {
                     if context == ContextId::TURN {
                         let body = json!({ "reason": "the turn's request socket was shut down from inside" });
-                        let _unrecorded = session.recorder.session_event("gate_closed", &body).await;
+                        let _unrecorded = session.recorder.session_event("gate_closed", &body);
                     }
                     session.contexts.borrow_mut().remove(&context);
                     return;
@@ -255,8 +263,12 @@ async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
     }
 }
 
+fn inode(socket: &OwnedFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(socket)?.st_ino)
+}
+
 /// Completes when the process that a pidfd names has ended.
-pub(super) async fn is_open(pidfd: &OwnedFd) {
+pub(super) async fn has_ended(pidfd: &OwnedFd) {
     let Ok(watched) = pidfd.try_clone().and_then(socket::watch) else { return };
     let _ended = watched.readable().await;
 }
@@ -267,11 +279,11 @@ impl Session {
         if !socket::is_seqpacket(&connection) || self.requests.get() >= MOST_REQUESTS {
             return;
         }
-        let Ok(connection) = socket::watch(connection) else { return };
+        let asker = Asker::new(connection);
         let session = Rc::clone(self);
         self.requests.set(self.requests.get() + 1);
         tokio::task::spawn_local(async move {
-            pipeline::run(&session, context, connection).await;
+            pipeline::run(&session, context, asker).await;
             session.requests.set(session.requests.get() - 1);
         });
     }
@@ -289,7 +301,7 @@ impl Session {
         if context == ContextId::TURN {
             return Rc::clone(&self.turn);
         }
-        self.contexts.borrow().get(&context).cloned().unwrap_or_else(|| {
+        self.contexts.borrow().get(&context).map(|(profile, _)| Rc::clone(profile)).unwrap_or_else(|| {
             Rc::new(Resolved {
                 name: String::new(),
                 unrestricted: false,
@@ -322,9 +334,15 @@ impl Session {
         let (ours, theirs) = socket::pair()?;
         let id = ContextId(self.next_context.get());
         self.next_context.set(id.0 + 1);
-        self.contexts.borrow_mut().insert(id, Rc::new(resolved));
+        self.contexts.borrow_mut().insert(id, (Rc::new(resolved), inode(&theirs)?));
         let _queued = self.accept.send((id, ours));
         Ok(theirs)
+    }
+
+    /// Inodes of every context's request socket.
+    pub(super) fn gates(&self) -> io::Result<Vec<u64>> {
+        let turn = inode(&self.turn_gate)?;
+        Ok(self.contexts.borrow().values().map(|(_, inode)| *inode).chain([turn]).collect())
     }
 
     /// The turn's own socket, for a command that runs in the turn.
@@ -334,18 +352,15 @@ impl Session {
 
     /// How the place of an execution is enforced, and what that does not hold. None is in place.
     pub(super) fn strength(&self, execution: Option<&Execution>) -> (String, Vec<&'static str>) {
-        let turn = || self.turn_plan.as_ref().map(|plan| (plan.strength(), plan.missing.clone()));
-        let sandboxed = match execution {
-            None | Some(Execution::TurnDefault) => turn(),
+        let profile = match execution {
+            None | Some(Execution::TurnDefault) => Some(&*self.turn),
             Some(Execution::Unsandboxed) => None,
-            Some(Execution::Permissions(name)) => match self.named.get(name) {
-                Some(profile) if !profile.unrestricted => turn().map(|(strength, missing)| {
-                    (if profile.network { strength.replace("+net", "") } else { strength }, missing)
-                }),
-                _ => None,
-            },
+            Some(Execution::Permissions(name)) => self.named.get(name),
         };
-        sandboxed.unwrap_or_else(|| ("none".to_owned(), Vec::new()))
+        match profile.filter(|profile| !profile.unrestricted) {
+            Some(profile) => (self.abilities.strength(profile.network), self.abilities.missing()),
+            None => ("none".to_owned(), Vec::new()),
+        }
     }
 
     /// BLAKE3 of a file; remembered for one that no sandbox can write, as long as it looks the same.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::flow::text::{command_line, printable};
+use crate::flow::text::{printable, summary};
 use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Shape, Source, Verdict};
-use crate::profile::{Reach, Resolved};
+use crate::profile::Resolved;
 
 /// What the decision depends on besides the request.
 #[derive(Debug, Clone, Copy)]
@@ -13,8 +13,6 @@ pub(super) struct Facts<'a> {
     pub(super) asker: &'a Resolved,
     /// The profile that the judgement names, if it names one.
     pub(super) named: Option<&'a Resolved>,
-    /// What the session's sandboxes can change.
-    pub(super) reach: &'a Reach,
 }
 
 /// Whether an execution gives anything that the asker does not have.
@@ -27,8 +25,7 @@ pub(super) fn is_wider(execution: &Execution, facts: Facts<'_>) -> bool {
 }
 
 pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>) -> Decision {
-    let what = || command_line(request.argv.iter().map(|word| word.as_slice()).take(16));
-    let deny = |why: String| Decision::Deny { reason: format!("{} ({why})", what()) };
+    let deny = |why: String| Decision::Deny { reason: format!("{} ({why})", summary(&request.argv)) };
     let rule = match &judgement.source {
         Source::Heuristic => return Decision::Run { reason: "no rule matches".to_owned() },
         Source::Rule(rule) => rule,
@@ -70,7 +67,7 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     let Some(exe) = &request.attested.exe else {
         return deny("its file is not seen outside the sandbox, so it cannot be executed there".to_owned());
     };
-    if let Shape::Script { interpreter, .. } = &exe.shape
+    if let Shape::Script { named, interpreter } = &exe.shape
         && *execution != Execution::TurnDefault
     {
         if exe.agent_writable {
@@ -78,10 +75,10 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
                 "the sandbox can write this script, so what was judged might not be what runs as {execution}; rule {place}"
             ));
         }
-        if facts.reach.could_change(interpreter) {
+        if interpreter.is_none() {
             return deny(format!(
-                "the sandbox can write its interpreter {}",
-                printable(interpreter.as_os_str().as_encoded_bytes())
+                "the sandbox can write its interpreter {}, or what leads to it; rule {place}",
+                printable(named.as_os_str().as_encoded_bytes())
             ));
         }
     }

@@ -413,6 +413,23 @@ pub(crate) fn place(fd: impl AsFd, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd, number) }).map(drop)
 }
 
+/// Opens `/dev/null` on those of the numbers 0 to 2 that are closed.
+pub(crate) fn fill_standard() -> io::Result<()> {
+    for number in 0..=2 {
+        if open_flags(standard(number)).is_ok() {
+            continue;
+        }
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+        // In order, each takes the lowest number that is free.
+        if null.as_raw_fd() == number {
+            mem::forget(null);
+        } else {
+            place(&null, number)?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves a descriptor to the lowest free number that is at least `least`, close-on-exec.
 pub(crate) fn move_up(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= least {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use postern_shim::wire::MAX_FDS;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Who made the other end of a socket, from `SO_PEERCRED`.
@@ -145,6 +146,12 @@ pub(crate) fn peer_pidfd(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
+/// shutdown(2) for writing: the other end reads what was sent, then the end.
+pub(crate) fn finish(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::shutdown(fd.as_fd().as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
 /// Whether nobody can send on the other end any more.
 pub(crate) fn hung_up(fd: impl AsFd) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -153,10 +160,15 @@ pub(crate) fn hung_up(fd: impl AsFd) -> bool {
     looked.is_err() || polls[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP))
 }
 
-/// Lets the runtime say when a descriptor is ready.
+/// Lets the runtime say when something can be read from a descriptor.
 pub(crate) fn watch<T: AsFd + AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
+    watch_for(fd, Interest::READABLE)
+}
+
+/// Lets the runtime say when a descriptor is ready for something.
+pub(crate) fn watch_for<T: AsFd + AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: by `AsFd` it is open and the same as long as `T` lives, and the result owns `T`.
-    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
 }
 
 /// An empty memfd, close-on-exec, named for `/proc/PID/maps` and `comm`.

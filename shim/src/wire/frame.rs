@@ -154,5 +154,16 @@ pub fn decode<'a, T: Deserialize<'a>>(expected: Kind, frame: &'a [u8]) -> Result
 /// # Errors
 /// [`FrameError::Body`] if the value cannot be encoded.
 pub fn pack<T: Serialize>(value: &T) -> Result<alloc::vec::Vec<u8>, FrameError> {
-    bincode::serde::encode_to_vec(value, config()).map_err(|_| FrameError::Body)
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).map_err(|_| FrameError::Body)
+}
+
+/// Decodes what [`pack`] encoded. Without a limit: only for what a process of the same build sent,
+/// which may hold a request and more.
+///
+/// # Errors
+/// [`FrameError::Body`].
+pub fn unpack<T: serde::de::DeserializeOwned>(packed: &[u8]) -> Result<T, FrameError> {
+    let (value, used) = bincode::serde::decode_from_slice(packed, bincode::config::standard())
+        .map_err(|_| FrameError::Body)?;
+    if used == packed.len() { Ok(value) } else { Err(FrameError::Body) }
 }

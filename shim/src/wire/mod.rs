@@ -30,6 +30,8 @@ mod frame;
 mod limits;
 mod message;
 
-pub use frame::{FrameError, HEADER, Kind, VERSION, decode, decode_body, encode, encode_header, pack, split};
+pub use frame::{
+    FrameError, HEADER, Kind, VERSION, decode, decode_body, encode, encode_header, pack, split, unpack,
+};
 pub use limits::*;
 pub use message::{Answer, ByteSlice, Bytes, Handover, Layer, Notice, Request, ShellContext};

@@ -1,0 +1,87 @@
+//! A socket that carries values between the processes of a session.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use postern_shim::wire;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::sys::{process, socket};
+
+/// A `SOCK_SEQPACKET` end that carries packed values.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+const INLINE: u8 = 0;
+const IN_MEMFD: u8 = 1;
+
+impl Channel {
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        socket::pair().map(|(one, other)| (Self(one), Self(other)))
+    }
+
+    /// Moves this end to the lowest free number that is at least `least`.
+    pub(super) fn move_up(&mut self, least: i32) -> io::Result<()> {
+        self.0 = process::move_up(self.0.try_clone()?, least)?;
+        Ok(())
+    }
+
+    /// Sends a value, in a memfd if it is large. Does not wait: `WouldBlock` if the peer is slow.
+    pub(crate) fn send<T: Serialize>(&self, value: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let packed = wire::pack(value).map_err(io::Error::other)?;
+        if packed.len() < wire::MAX_INLINE {
+            return socket::send(&self.0, &[&[INLINE][..], &packed].concat(), fds);
+        }
+        let memory = socket::memfd(c"postern-order")?;
+        io::Write::write_all(&mut std::fs::File::from(memory.try_clone()?), &packed)?;
+        let fds: Vec<_> = fds.iter().copied().chain([memory.as_fd()]).collect();
+        socket::send(&self.0, &[IN_MEMFD], &fds)
+    }
+
+    /// The next value, or none at the end. `WouldBlock` if there is none yet.
+    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut buffer = vec![0; wire::MAX_INLINE + 1];
+        let mut message = socket::receive(&self.0, &mut buffer)?;
+        let Some((&tag, inline)) = buffer.get(..message.length).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
+        if message.truncated {
+            return Err(io::Error::other("a message was cut"));
+        }
+        let value = if tag == IN_MEMFD {
+            let memory = message.fds.pop().ok_or_else(|| io::Error::other("a memfd is missing"))?;
+            let memory = std::fs::File::from(memory);
+            let mut content = vec![0; usize::try_from(memory.metadata()?.len()).map_err(io::Error::other)?];
+            std::os::unix::fs::FileExt::read_exact_at(&memory, &mut content, 0)?;
+            wire::unpack(&content)
+        } else {
+            wire::unpack(inline)
+        };
+        Ok(Some((value.map_err(io::Error::other)?, message.fds)))
+    }
+}
+
+impl Channel {
+    /// Sends nothing more: the other end sees the end, and may still answer.
+    pub(super) fn finish(&self) {
+        let _gone = socket::finish(&self.0);
+    }
+
+    /// Whether somebody holds the other end.
+    pub(super) fn is_open(&self) -> bool {
+        !socket::hung_up(&self.0)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Channel {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}

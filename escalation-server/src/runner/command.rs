@@ -1,0 +1,186 @@
+//! The last steps of a process that becomes a rerun: one straight line, and a report if it breaks.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use postern_shim::wire::Bytes;
+
+use super::channel::Channel;
+use super::enter::{Place, Step, Stop, failed, readable};
+use super::handover::{kind_of, passes, receive_handover};
+use super::message::{Become, ChildReport, Cwd, Image};
+use crate::sys::process::{self, Limits};
+
+/// Waits, confined and where the command will run, for the order to become it.
+pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut Channel) -> Stop {
+    let ordered = (|| {
+        place.confine()?;
+        // What this process remembers is none of its neighbours' business. An exec ends that.
+        process::hide_memory().map_err(failed("hide this process's memory"))?;
+        readable(report, None).map_err(failed("wait for the order"))?;
+        match report.receive::<Become>() {
+            Ok(Some(order)) => Ok(order),
+            // Nobody needs it any more.
+            Ok(None) => process::exit_now(0),
+            Err(error) => Err(Stop::Failed(format!("receive the order: {error}"))),
+        }
+    })();
+    match ordered {
+        Ok((order, fds)) => become_command(&order, fds, session_limits, place, report),
+        Err(stop) => stop,
+    }
+}
+
+fn become_command(
+    order: &Become,
+    fds: Vec<OwnedFd>,
+    session_limits: &Limits,
+    place: &Place<'_>,
+    report: &mut Channel,
+) -> Stop {
+    let start = &order.start;
+    match make_ready(order, fds, session_limits, place, report) {
+        Err(stop) => stop,
+        Ok((executable, kinds)) => match &start.image {
+            Image::Script { path, .. } => match c_string(path.as_slice()) {
+                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &start.env, kinds),
+                Err(stop) => stop,
+            },
+            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &start.env, kinds),
+        },
+    }
+}
+
+/// Numbers and kinds of the descriptors that a command starts with.
+type Kinds = Vec<(u32, String)>;
+
+fn make_ready(
+    order: &Become,
+    fds: Vec<OwnedFd>,
+    session_limits: &Limits,
+    place: &Place<'_>,
+    report: &mut Channel,
+) -> Step<(OwnedFd, Kinds)> {
+    let start = &order.start;
+    if order.own_session {
+        let _leader = nix::unistd::setsid();
+    }
+    if order.covered {
+        place.await_view()?;
+    }
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| Stop::Failed("a descriptor is missing".to_owned()));
+    let (connection, executable) = (next()?, next()?);
+    let cwd = if start.cwd == Cwd::Descriptor { Some(next()?) } else { None };
+    let gate = start.gate.map(|number| next().map(|gate| (number, gate))).transpose()?;
+    let handed = receive_handover(&connection)?;
+    drop(connection);
+
+    // Out of the way of the numbers that are to be filled.
+    let highest = handed.iter().map(|(number, _)| *number).chain(start.gate).max().unwrap_or(0);
+    let least = highest.max(2) + 1;
+    let up = |fd| process::move_up(fd, least).map_err(failed("move a descriptor"));
+    let executable = up(executable)?;
+    let cwd = cwd.map(up).transpose()?;
+    let gate = gate.map(|(number, gate)| Ok((number, up(gate)?))).transpose()?;
+    report.move_up(least).map_err(failed("move a descriptor"))?;
+    let handed = handed.into_iter().map(|(number, fd)| Ok((number, up(fd)?))).collect::<Step<Vec<_>>>()?;
+
+    enter_directory(&start.cwd, cwd.as_ref())?;
+    let executable = match &start.image {
+        Image::Descriptor => executable,
+        Image::Exact { path, dev, ino } | Image::Script { path, dev, ino } => {
+            // It too, or a descriptor of the asker's would take its number.
+            up(exactly(path, *dev, *ino, "the executable")?)?
+        }
+    };
+
+    let passing = handed.iter().map(|(number, fd)| (*number, fd, kind_of(fd)));
+    let placed: Vec<_> = passing.filter(|(_, fd, kind)| passes(fd, kind, start)).collect();
+    let mut keep = vec![report.as_raw_fd(), executable.as_raw_fd()];
+    keep.extend(handed.iter().map(|(_, fd)| fd.as_raw_fd()));
+    keep.extend(gate.iter().map(|(_, gate)| gate.as_raw_fd()));
+    process::close_others(&keep).map_err(failed("close descriptors"))?;
+    for (number, fd, _) in &placed {
+        process::place(fd, *number).map_err(failed("place a descriptor"))?;
+    }
+    if let Some((number, gate)) = &gate {
+        process::place(gate, *number).map_err(failed("place the request socket"))?;
+    }
+    if start.wider {
+        process::fill_standard().map_err(failed("open /dev/null"))?;
+    }
+    inherit(order, session_limits)?;
+    let kinds = placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
+    Ok((executable, kinds))
+}
+
+pub(super) fn exec(
+    report: &Channel,
+    image: &process::Image<'_>,
+    argv: &[Bytes],
+    env: &[Bytes],
+    fds: Vec<(u32, String)>,
+) -> Stop {
+    let strings =
+        |list: &[Bytes]| list.iter().map(|bytes| c_string(bytes.as_slice())).collect::<Step<Vec<_>>>();
+    let (argv, env) = match (strings(argv), strings(env)) {
+        (Ok(argv), Ok(env)) => (argv, env),
+        (Err(stop), _) | (_, Err(stop)) => return stop,
+    };
+    if let Err(error) = report.send(&ChildReport::Ready { fds }, &[]) {
+        return Stop::Failed(format!("report: {error}"));
+    }
+    Stop::Refused(process::execute(image, &argv, &env))
+}
+
+pub(super) fn c_string(bytes: &[u8]) -> Step<CString> {
+    CString::new(bytes).map_err(failed("a string with a NUL byte in it"))
+}
+
+pub(super) fn enter_directory(cwd: &Cwd, handle: Option<&OwnedFd>) -> Step<()> {
+    let opened;
+    let at = match (cwd, handle) {
+        (Cwd::Descriptor, Some(handle)) => handle,
+        (Cwd::Descriptor, None) => return Err(Stop::Failed("the working directory is missing".to_owned())),
+        (Cwd::Exact { path, dev, ino }, _) => {
+            opened = exactly(path, *dev, *ino, "the working directory")?;
+            &opened
+        }
+    };
+    nix::unistd::fchdir(at).map_err(failed("enter the working directory"))
+}
+
+/// Opens a path that must lead, without a symlink, to the very file that was judged.
+fn exactly(path: &Bytes, dev: u64, ino: u64, what: &str) -> Step<OwnedFd> {
+    let changed = || Stop::Failed(format!("{what} is not what it was when it was judged"));
+    let fd = process::open_exactly(&c_string(path.as_slice())?).map_err(|_| changed())?;
+    let stat = nix::sys::stat::fstat(&fd).map_err(|_| changed())?;
+    if (stat.st_dev, stat.st_ino) == (dev, ino) { Ok(fd) } else { Err(changed()) }
+}
+
+/// Takes over what a plain exec would have kept, clamped where the command is wider than its asker.
+fn inherit(order: &Become, session: &Limits) -> Step<()> {
+    let start = &order.start;
+    for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(order.limits.iter().zip(session)) {
+        let mut limit = libc::rlimit { rlim_cur, rlim_max };
+        if start.wider {
+            match resource {
+                libc::RLIMIT_CORE => limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 },
+                libc::RLIMIT_FSIZE | libc::RLIMIT_NPROC => {
+                    limit.rlim_cur = limit.rlim_cur.max(session.rlim_cur);
+                    limit.rlim_max = limit.rlim_max.max(session.rlim_max);
+                }
+                _ => {}
+            }
+        }
+        process::set_limit(resource, limit).map_err(failed("set limits"))?;
+    }
+    let umask = if start.wider { start.umask | 0o002 } else { start.umask };
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+    if order.nice > process::nice(0) {
+        process::set_nice(order.nice);
+    }
+    process::set_signals(start.ignored, start.blocked);
+    Ok(())
+}

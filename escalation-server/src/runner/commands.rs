@@ -1,0 +1,217 @@
+//! The commands of a session by what is known of them. No system calls: the spawner makes them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::channel::Channel;
+use super::message::Become;
+use crate::sandbox::Placeholder;
+use crate::sys::process::Usage;
+
+/// The shell's number among the commands.
+pub(super) const SHELL: u64 = 0;
+
+/// What a sandbox lives by. Dropped when its first process has ended, and everything in it.
+#[derive(Debug, Default)]
+pub(super) struct Lifeline {
+    /// Finished, it lets the first process end as soon as no other is left.
+    pub(super) control: Option<Channel>,
+    pub(super) finished: bool,
+    pub(super) placeholders: Vec<Placeholder>,
+}
+
+impl Lifeline {
+    fn fds(&self) -> impl Iterator<Item = i32> {
+        let leases = self.placeholders.iter().filter_map(Placeholder::fd);
+        self.control.iter().map(AsRawFd::as_raw_fd).chain(leases)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Command {
+    pub(super) pid: Option<i32>,
+    /// The first process of a PID namespace of its own.
+    pub(super) init: Option<i32>,
+    /// Until that one is known.
+    pub(super) lifeline: Lifeline,
+    /// See [`super::standby::Standby::offers`].
+    pub(super) offers: Option<bool>,
+    pub(super) report: Option<Channel>,
+    /// What it is to become, until its process is known.
+    pub(super) order: Option<(Box<Become>, Vec<OwnedFd>)>,
+    pub(super) fds: Vec<(u32, String)>,
+    pub(super) ready: bool,
+    /// Refused or failed: what comes after is no news.
+    pub(super) over: bool,
+    /// To be killed as soon as it is known which process it is.
+    pub(super) doomed: bool,
+    /// Signals that came before that.
+    pub(super) signals: Vec<i32>,
+    pub(super) stops: u32,
+    pub(super) stopped: bool,
+    pub(super) in_turn: bool,
+    /// Who asked for it.
+    pub(super) asker: i32,
+}
+
+/// A change of a child, as wait4(2) told it.
+pub(super) type Told = (i32, Usage);
+
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    by_id: HashMap<u64, Command>,
+    by_pid: HashMap<i32, u64>,
+    lifelines: HashMap<i32, Lifeline>,
+    turn_init: Option<i32>,
+    /// Changes of children that may turn out to be commands.
+    early: HashMap<i32, Vec<Told>>,
+}
+
+impl Commands {
+    pub(super) fn add(&mut self, id: u64, command: Command) {
+        self.by_id.insert(id, command);
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Command> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Command> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
+        self.by_id.values().filter_map(|command| command.pid)
+    }
+
+    /// Those that have something to report still.
+    pub(super) fn reporting(&self) -> impl Iterator<Item = (u64, &Channel)> {
+        self.by_id.iter().filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
+    }
+
+    /// Every descriptor that this table holds.
+    pub(super) fn fds(&self) -> impl Iterator<Item = i32> {
+        let reports = self.by_id.values().filter_map(|command| command.report.as_ref());
+        let unknown = self.by_id.values().map(|command| &command.lifeline);
+        let lifelines = unknown.chain(self.lifelines.values()).flat_map(Lifeline::fds);
+        reports.map(AsRawFd::as_raw_fd).chain(lifelines)
+    }
+
+    /// Learns which processes a command is. What is returned has been told of it already.
+    pub(super) fn learn(&mut self, id: u64, init: Option<i32>, pid: i32) -> Vec<Told> {
+        let Some(command) = self.by_id.get_mut(&id) else { return Vec::new() };
+        command.pid = Some(pid);
+        command.init = init;
+        self.by_pid.insert(pid, id);
+        if let Some(init) = init {
+            self.lifelines.insert(init, std::mem::take(&mut command.lifeline));
+            if id == SHELL {
+                self.turn_init = Some(init);
+            }
+        }
+        let early = self.early.remove(&pid).unwrap_or_default();
+        if self.by_id.values().all(|command| command.pid.is_some()) {
+            self.early.clear();
+        }
+        early
+    }
+
+    /// Which command a change of a child is about. One that may turn out to be a command's is kept.
+    pub(super) fn changed(&mut self, pid: i32, told: Told) -> Option<u64> {
+        let known = self.by_pid.get(&pid).copied();
+        if known.is_none() {
+            let most = 64 + 4 * self.by_id.len();
+            let unknown = self.by_id.values().any(|command| command.pid.is_none());
+            if unknown && self.early.len() < most {
+                self.early.entry(pid).or_default().push(told);
+            }
+        }
+        known
+    }
+
+    /// Takes out a command that has ended. What its sandbox lives by goes when nothing else needs
+    /// it, the rest when the sandbox's first process has ended.
+    pub(super) fn forget(&mut self, id: u64) -> Option<Command> {
+        let command = self.by_id.remove(&id)?;
+        if let Some(pid) = command.pid {
+            self.by_pid.remove(&pid);
+        }
+        // Reruns in the turn's sandbox are not its first process's children.
+        let turn_goes_on = self.by_id.values().any(|other| other.in_turn);
+        let init = if command.in_turn { self.turn_init.filter(|_| !turn_goes_on) } else { command.init };
+        if let Some(lifeline) = init.and_then(|init| self.lifelines.get_mut(&init)) {
+            lifeline.finished = true;
+            if let Some(control) = &lifeline.control {
+                control.finish();
+            }
+        }
+        Some(command)
+    }
+
+    /// First processes of sandboxes that no command needs any more, and what they speak by.
+    pub(super) fn finished(&self) -> Vec<(i32, &Channel)> {
+        let finished = self.lifelines.iter().filter(|(_, lifeline)| lifeline.finished);
+        finished.filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?))).collect()
+    }
+
+    /// The first process of a sandbox has ended, and everything in it.
+    pub(super) fn sandbox_ended(&mut self, init: i32) -> Option<Lifeline> {
+        self.lifelines.remove(&init)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lifeline() -> (Lifeline, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (Lifeline { control: Some(ours), ..Lifeline::default() }, theirs)
+    }
+
+    fn with_shell() -> (Commands, Channel) {
+        let mut commands = Commands::default();
+        let (lifeline, turn) = lifeline();
+        commands.add(SHELL, Command { in_turn: true, lifeline, ..Command::default() });
+        commands.learn(SHELL, Some(10), 11);
+        (commands, turn)
+    }
+
+    fn is_kept(end: &Channel) -> bool {
+        matches!(end.receive::<u8>(), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn the_turn_lives_as_long_as_a_command_in_it() {
+        let (mut commands, turn) = with_shell();
+        commands.add(1, Command { in_turn: true, ..Command::default() });
+        commands.forget(SHELL);
+        assert!(is_kept(&turn));
+        commands.forget(1);
+        assert!(!is_kept(&turn));
+    }
+
+    #[test]
+    fn a_sandbox_of_its_own_is_let_go_by_its_command_and_not_by_others() {
+        let (mut commands, turn) = with_shell();
+        let (lifeline, own) = lifeline();
+        commands.add(1, Command { lifeline, ..Command::default() });
+        commands.learn(1, Some(20), 21);
+        assert!(is_kept(&own));
+        commands.forget(1);
+        assert!(!is_kept(&own) && is_kept(&turn));
+        assert!(commands.sandbox_ended(20).is_some());
+    }
+
+    #[test]
+    fn an_end_that_comes_before_the_number_is_not_lost() {
+        let (mut commands, _turn) = with_shell();
+        commands.add(1, Command::default());
+        assert_eq!(commands.changed(33, (0, Usage::default())), None);
+        assert_eq!(commands.learn(1, None, 33).len(), 1);
+    }
+}

@@ -1,0 +1,188 @@
+//! How a new process gets to where its command will run.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::channel::Channel;
+use super::init::be_first;
+use super::message::ChildReport;
+use crate::sandbox::{Confinement, Plan, Shared, confine, split_off};
+use crate::sys::process::{self, Fork};
+
+/// Why a process did not become the command.
+pub(super) enum Stop {
+    Refused(io::Error),
+    Failed(String),
+}
+
+pub(super) type Step<T> = Result<T, Stop>;
+
+pub(super) fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Stop {
+    move |error| Stop::Failed(format!("{what}: {error}"))
+}
+
+/// A sandbox that exists, or is to be made.
+#[derive(Clone, Copy)]
+pub(super) enum Sandbox<'a> {
+    None,
+    /// Enter the one whose first process this pidfd names.
+    Enter {
+        init: &'a OwnedFd,
+        plan: &'a Plan,
+        confinement: &'a Confinement,
+    },
+    /// Make one; it lives as long as the other end of `control` or a process in it.
+    Make {
+        control: &'a Channel,
+        plan: &'a Plan,
+        confinement: &'a Confinement,
+        terminal: Option<&'a Path>,
+        shared: Option<&'a Shared>,
+    },
+}
+
+/// What a process has of its place.
+pub(super) struct Place<'a> {
+    sandbox: Sandbox<'a>,
+    /// Where the first process of a new sandbox says that it has mounted what it was told to.
+    view: Option<Channel>,
+}
+
+impl Place<'_> {
+    /// Waits for the first process of a new sandbox.
+    pub(super) fn await_view(&self) -> Step<()> {
+        let Some(view) = &self.view else { return Ok(()) };
+        if !readable(view, Some(Duration::from_secs(20))).map_err(failed("wait for the sandbox's mounts"))? {
+            return Err(Stop::Failed("the sandbox's mounts take too long".to_owned()));
+        }
+        match view.receive::<Result<(), String>>() {
+            Ok(Some((Ok(()), _))) => Ok(()),
+            Ok(Some((Err(what), _))) => Err(Stop::Failed(what)),
+            Ok(None) => Err(Stop::Failed("the sandbox's first process ended early".to_owned())),
+            Err(error) => Err(Stop::Failed(format!("wait for the sandbox's mounts: {error}"))),
+        }
+    }
+
+    /// Everything that cannot be undone.
+    pub(super) fn confine(&self) -> Step<()> {
+        match self.sandbox {
+            Sandbox::None => Ok(()),
+            Sandbox::Enter { plan, confinement, .. } | Sandbox::Make { plan, confinement, .. } => {
+                confine(plan, confinement).map_err(|error| Stop::Failed(error.to_string()))
+            }
+        }
+    }
+}
+
+/// Brings a process to its place, where it becomes the command. Runs in a child of the spawner, and
+/// ends it.
+///
+/// The first process of a new PID namespace and the command are both made as siblings of this one,
+/// so that the spawner, their parent, sees them stop and end; this one then leaves.
+pub(super) fn enter(
+    mut report: Channel,
+    sandbox: Sandbox<'_>,
+    command: impl FnOnce(&mut Channel, &Place<'_>) -> Stop,
+) -> ! {
+    let entered = match sandbox {
+        Sandbox::None => {
+            let pid = std::process::id().cast_signed();
+            let _told = report.send(&ChildReport::Pids { init: 0, command: pid }, &[]);
+            Ok(Place { sandbox, view: None })
+        }
+        Sandbox::Enter { init, plan, .. } => enter_existing(&report, init, plan, sandbox),
+        Sandbox::Make { control, plan, terminal, shared, .. } => {
+            make(&report, control, plan, terminal, shared, sandbox)
+        }
+    };
+    let stop = match entered {
+        Ok(place) => command(&mut report, &place),
+        Err(stop) => stop,
+    };
+    let message = match stop {
+        Stop::Refused(error) => ChildReport::Refused { errno: error.raw_os_error().unwrap_or(libc::EACCES) },
+        Stop::Failed(what) => ChildReport::Failed { what },
+    };
+    let _told = report.send(&message, &[]);
+    process::exit_now(126)
+}
+
+fn sibling() -> Step<Fork> {
+    process::fork_sibling().map_err(failed("fork"))
+}
+
+fn leave(report: &Channel, init: i32, command: i32) -> ! {
+    let _told = report.send(&ChildReport::Pids { init, command }, &[]);
+    process::exit_now(0)
+}
+
+fn enter_existing<'a>(
+    report: &Channel,
+    init: &OwnedFd,
+    plan: &Plan,
+    sandbox: Sandbox<'a>,
+) -> Step<Place<'a>> {
+    process::enter_namespaces(init, plan.user_namespace(), !plan.network())
+        .map_err(failed("enter the turn's sandbox"))?;
+    match sibling()? {
+        Fork::Child => Ok(Place { sandbox, view: None }),
+        Fork::Parent(pid) => leave(report, 0, pid),
+    }
+}
+
+fn make<'a>(
+    report: &Channel,
+    control: &Channel,
+    plan: &Plan,
+    terminal: Option<&Path>,
+    shared: Option<&Shared>,
+    sandbox: Sandbox<'a>,
+) -> Step<Place<'a>> {
+    let (view, built) = Channel::pair().map_err(failed("create a socket"))?;
+    split_off(plan, shared).map_err(|error| Stop::Failed(error.to_string()))?;
+    let init = match sibling()? {
+        Fork::Child => be_first(control, plan, terminal, &built),
+        Fork::Parent(pid) => pid,
+    };
+    drop(built);
+    match sibling()? {
+        Fork::Child => {
+            let place = Place { sandbox, view: Some(view) };
+            place.await_view()?;
+            Ok(place)
+        }
+        Fork::Parent(pid) => leave(report, init, pid),
+    }
+}
+
+/// Waits until something can be read; false if that takes too long.
+pub(super) fn readable(fd: &impl AsFd, patience: Option<Duration>) -> io::Result<bool> {
+    let patience = patience.and_then(|time| PollTimeout::try_from(time).ok()).unwrap_or(PollTimeout::NONE);
+    loop {
+        let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polls, patience) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The descriptors that a process which stands by needs; every other is closed at once, since as
+/// long as it stands nobody else would see their end.
+pub(super) fn keep_only(report: &Channel, sandbox: Sandbox<'_>) -> io::Result<()> {
+    let mut keep = vec![0, 1, 2, report.as_raw_fd()];
+    match sandbox {
+        Sandbox::None => {}
+        Sandbox::Enter { init, .. } => keep.push(init.as_raw_fd()),
+        Sandbox::Make { control, shared, .. } => {
+            keep.push(control.as_raw_fd());
+            keep.extend(shared.into_iter().flat_map(Shared::fds));
+        }
+    }
+    process::close_others(&keep)
+}

@@ -1,0 +1,66 @@
+//! The descriptors that a command gets from its asker.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use postern_shim::wire::{self, Handover, Kind};
+
+use super::enter::{Step, Stop, failed, readable};
+use super::message::{Start, Target};
+use crate::sys::{process, socket};
+
+/// The waiter's descriptors, read here so that the spawner never holds what is not its own.
+pub(super) fn receive_handover(connection: &OwnedFd) -> Step<Vec<(i32, OwnedFd)>> {
+    let mut handed = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let patience = Some(Duration::from_secs(10));
+        if !readable(connection, patience).map_err(failed("wait for the descriptors"))? {
+            return Err(Stop::Failed("the descriptors take too long".to_owned()));
+        }
+        let message = socket::receive(connection, &mut buffer).map_err(failed("receive descriptors"))?;
+        let frame = buffer.get(..message.length).unwrap_or_default();
+        let part: Handover = wire::decode(Kind::Handover, frame).map_err(failed("descriptors"))?;
+        let idle = part.numbers.is_empty() && !part.last;
+        if idle || message.truncated || part.numbers.len() != message.fds.len() {
+            return Err(Stop::Failed("not all descriptors arrived".to_owned()));
+        }
+        for (number, fd) in part.numbers.into_iter().zip(message.fds) {
+            let number = i32::try_from(number).map_err(failed("a descriptor's number"))?;
+            if number >= 1 << 20 || handed.len() >= wire::MAX_HANDOVER {
+                return Err(Stop::Failed("too many descriptors, or too high a number".to_owned()));
+            }
+            handed.push((number, fd));
+        }
+        if part.last {
+            return Ok(handed);
+        }
+    }
+}
+
+pub(super) fn kind_of(fd: &impl AsFd) -> &'static str {
+    if process::open_flags(fd).is_ok_and(|flags| flags & libc::O_PATH != 0) {
+        return "path";
+    }
+    let mode = nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+    match mode {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "directory",
+        libc::S_IFCHR if nix::unistd::isatty(fd).unwrap_or(false) => "terminal",
+        libc::S_IFCHR => "character device",
+        libc::S_IFBLK => "block device",
+        libc::S_IFIFO => "pipe",
+        libc::S_IFSOCK => "socket",
+        _ => "other",
+    }
+}
+
+/// A directory of the asker's leads a wider command through the asker's mounts, and a request
+/// socket would let it speak for another context.
+pub(super) fn passes(fd: &OwnedFd, kind: &str, start: &Start) -> bool {
+    match kind {
+        "directory" | "path" => start.target == Target::Turn,
+        "socket" => nix::sys::stat::fstat(fd).is_ok_and(|stat| !start.gates.contains(&stat.st_ino)),
+        _ => true,
+    }
+}

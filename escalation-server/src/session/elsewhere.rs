@@ -1,0 +1,169 @@
+//! Carries an escalation out: orders the command from the spawner and tells the waiter all that
+//! happens to it.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use postern_shim::wire::Answer;
+
+use super::asker::Asker;
+use super::intake::Handles;
+use super::pipeline::{ended_as, micros};
+use super::rerun::Rerun;
+use super::server::{Session, has_ended};
+use crate::flow::{Outcome, Status};
+use crate::runner::{Command, Cwd, Report, Target};
+use crate::sys::process::{self, Change};
+
+/// Signals that a waiter may pass on: what a process can catch and people send.
+const PASSED_ON: [i32; 18] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGPIPE,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGURG,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGWINCH,
+    libc::SIGIO,
+    libc::SIGPWR,
+];
+
+/// Runs a command elsewhere, to its end.
+pub(super) async fn run(
+    session: &Session,
+    id: u64,
+    rerun: Rerun,
+    handles: &Handles,
+    asker: &Asker,
+    began: Instant,
+) -> Outcome {
+    let followed = match order(session, id, rerun, handles, asker).await {
+        Ok(command) => follow(session, id, command, handles, asker, began).await,
+        Err(what) => Err(what),
+    };
+    followed.unwrap_or_else(|what| {
+        asker.deny(&what);
+        Outcome::new(Status::Lost, micros(began))
+    })
+}
+
+/// Gives the order, with every descriptor that it needs.
+async fn order(
+    session: &Session,
+    id: u64,
+    rerun: Rerun,
+    handles: &Handles,
+    asker: &Asker,
+) -> Result<Command, String> {
+    let mut start = rerun.start;
+    start.id = id;
+    let gate = match (&start.target, start.gate) {
+        (_, None) => None,
+        // A new sandbox is a context of its own, with a socket of its own.
+        (Target::Profile(name), Some(_)) => Some(session.open_context(name)),
+        (_, Some(_)) => Some(session.turn_gate()),
+    };
+    let gate = gate.transpose().map_err(|error| format!("open a request socket: {error}"))?;
+    // Last, so that it knows this command's own too.
+    start.gates = session.gates().map_err(|error| format!("look at the request sockets: {error}"))?;
+    let mut fds = vec![asker.as_fd(), rerun.executable.as_fd()];
+    if start.cwd == Cwd::Descriptor {
+        let cwd = handles.cwd.as_ref().ok_or("its working directory cannot be opened")?;
+        fds.push(cwd.as_fd());
+    }
+    fds.extend(gate.as_ref().map(AsFd::as_fd));
+    asker.answer(Answer::Escalate);
+    session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))
+}
+
+async fn follow(
+    session: &Session,
+    id: u64,
+    mut command: Command,
+    handles: &Handles,
+    asker: &Asker,
+    began: Instant,
+) -> Result<Outcome, String> {
+    let mut fds = Vec::new();
+    let mut stops = 0;
+    let mut started = false;
+    let mut waiter_gone = false;
+    let mut waiter_ended = std::pin::pin!(has_ended(&handles.peer));
+    loop {
+        tokio::select! {
+            report = command.report() => match report {
+                Some(Report::Started { fds: handed, pid, .. }) => {
+                    fds = handed;
+                    started = true;
+                    session.live.borrow_mut().insert(id, pid);
+                    asker.answer(Answer::Started);
+                }
+                Some(Report::Refused { errno, .. }) => {
+                    asker.answer(Answer::Refused { errno });
+                    return Ok(Outcome::new(Status::Refused(errno), micros(began)));
+                }
+                Some(Report::Failed { what, .. }) => return Err(what),
+                Some(Report::Stopped { number, signal, .. }) => {
+                    stops = number;
+                    asker.answer(Answer::Stopped { number, signal });
+                }
+                Some(Report::Continued { number, .. }) => {
+                    asker.answer(Answer::Continued { number });
+                    // It may have been stopped while the command already went on.
+                    if crate::runner::is_stopped(handles.pid) {
+                        let _gone = process::pidfd_signal(&handles.peer, libc::SIGCONT);
+                    }
+                }
+                Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
+                    session.live.borrow_mut().remove(&id);
+                    let change = process::change(status);
+                    match change {
+                        Some(Change::Exited(code)) => asker.answer(Answer::Exited { code }),
+                        Some(Change::Signaled(signal)) => asker.answer(Answer::Signaled { signal }),
+                        _ => {}
+                    }
+                    return Ok(Outcome {
+                        user_us: Some(user_us),
+                        sys_us: Some(sys_us),
+                        maxrss_kb: Some(maxrss_kb),
+                        fds,
+                        ..Outcome::new(ended_as(change), micros(began))
+                    });
+                }
+                Some(Report::ShellStarted { .. } | Report::ShellEnded { .. }) => {}
+                None => return Err("the spawner is gone, and the command with it".to_owned()),
+            },
+            // Until the command has started its own process reads what the waiter hands over.
+            notice = asker.notice(), if started && !waiter_gone => match notice {
+                Ok(notice) => {
+                    let continues = notice.signal == libc::SIGCONT;
+                    // From outside comes the echo of what continued the whole group, too.
+                    let stale = continues && notice.from_outside && notice.stop != stops;
+                    if !stale && PASSED_ON.contains(&notice.signal) {
+                        command.signal(notice.signal, notice.from_outside).await;
+                    }
+                    if continues {
+                        asker.answer(Answer::Continued { number: stops });
+                    }
+                }
+                Err(_) => {
+                    waiter_gone = true;
+                    command.kill().await;
+                }
+            },
+            () = &mut waiter_ended, if !started && !waiter_gone => {
+                waiter_gone = true;
+                command.kill().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A repository's own settings: what a sandboxed process leaves there, the next `git` outside
+//! would believe.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use postern_tests::{World, eventually, finish, for_each_user, lives, status, stdout, text};
+
+const GIT: &str = "prefix_rule(['sh'], execution = 'git')";
+
+/// A session that runs `script` in the workspace under [`GIT`], in the background.
+fn session(world: &World, script: &str) -> std::process::Child {
+    let rules = world.write("git.rules", GIT);
+    let mut command = world.postern();
+    command.arg("--rules").arg(rules).args(["--", "-fc", script]).stdout(Stdio::piped());
+    command.spawn().expect("a session starts")
+}
+
+#[test]
+fn what_a_command_leaves_running_cannot_write_them() {
+    for_each_user(|world| {
+        let script = "sh -c 'ls .git/commondir; (trap \"\" HUP; sleep 1; echo evil > .git/commondir; \
+                      mkdir .git/worktrees/x; echo tried > tried) 2> /dev/null & :'; sleep 2; cat tried";
+        let output = world.session(GIT, script);
+        assert_eq!(stdout(&output), ".git/commondir\ntried", "{}", text(&output.stderr));
+        eventually("nothing is left", || !world.workspace.join(".git/commondir").exists());
+        assert!(!world.workspace.join(".git/worktrees").exists());
+    });
+}
+
+#[test]
+fn the_end_of_one_session_opens_nothing_to_another() {
+    for_each_user(|world| {
+        let mut first = session(world, "sh -c 'sleep 1'");
+        std::thread::sleep(Duration::from_millis(400));
+        let second = session(world, "sh -c 'sleep 2; echo evil > .git/commondir; echo tried'");
+        assert!(first.wait().unwrap().success());
+        let output = second.wait_with_output().unwrap();
+        assert_eq!(stdout(&output), "tried");
+        eventually("nothing is left", || !world.workspace.join(".git/commondir").exists());
+    });
+}
+
+#[test]
+fn a_kill_leaves_no_stand_in_for_long() {
+    for_each_user(|world| {
+        let mut session = session(world, "sh -c 'sleep 30'");
+        let stand_ins =
+            [".git/commondir", ".codex", ".agents", ".postern"].map(|name| world.workspace.join(name));
+        eventually("they are there", || stand_ins.iter().all(|path| path.exists()));
+        let started = world.plain(postern_tests::prefix().join("bin/postern"), &["log", "--json"]);
+        let record: serde_json::Value =
+            serde_json::from_str(text(&started.stdout).lines().next().unwrap()).unwrap();
+        for process in ["server", "spawner"] {
+            let pid = record[process].as_i64().unwrap();
+            assert!(
+                std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success()
+            );
+            eventually("it is gone", || !lives(pid));
+        }
+        let _status = session.wait().unwrap();
+        // The next one that starts anywhere sweeps.
+        let output = finish(world.postern().current_dir(&world.outside).args(["--", "-fc", "true"]));
+        assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+        eventually("they are gone", || !stand_ins.iter().any(|path| path.exists()));
+    });
+}
+
+#[test]
+fn missing_configuration_of_agents_cannot_be_created() {
+    for_each_user(|world| {
+        let script = "for name in .agents .codex .postern; do mkdir $name; print x > $name; print x > $name/config.toml; \
+                      rmdir $name; mv $name away; ln -sfn / $name; done; print tried";
+        let output = world.session("", script);
+        assert_eq!(stdout(&output), "tried");
+        for name in [".agents", ".codex", ".postern"] {
+            assert!(!world.workspace.join(name).exists(), "{name} is left");
+        }
+        // What is there already keeps its content.
+        world.write("ws/.codex", "");
+        std::fs::remove_file(world.workspace.join(".codex")).unwrap();
+        std::fs::create_dir(world.workspace.join(".codex")).unwrap();
+        world.write("ws/.codex/config.toml", "mine");
+        let _output = world.session("", "print x > .codex/config.toml; rm -rf .codex");
+        let content = std::fs::read_to_string(world.workspace.join(".codex/config.toml")).unwrap();
+        assert_eq!(content, "mine");
+    });
+}
+
+#[test]
+fn the_way_to_a_repository_cannot_be_moved() {
+    for_each_user(|world| {
+        // The project lies two levels below another directory that may be written.
+        let project = world.root.join("open/a/proj");
+        std::fs::create_dir_all(&project).unwrap();
+        world.own();
+        assert!(world.plain("git", &["init", "-q", project.to_str().unwrap()]).status.success());
+        let config = world.write(
+            "c.toml",
+            format!(
+                "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n':project_roots' = 'write'\n'{}' = 'write'\n",
+                world.root.join("open").display()
+            ),
+        );
+        let attack = "cd ../..; print began; mv a b; mkdir -p a/proj && cp -r b/proj/.git a/proj/.git; \
+                      print '#!/bin/sh' > a/proj/.git/hooks/pre-commit; print tried";
+        let output = finish(
+            world.postern().current_dir(&project).arg("--config").arg(config).args(["--", "-fc", attack]),
+        );
+        assert_eq!(stdout(&output), "began\ntried", "{}", text(&output.stderr));
+        assert!(project.join(".git").exists());
+        assert!(!project.join(".git/hooks/pre-commit").exists());
+    });
+}
+
+#[test]
+fn a_planted_git_file_neither_hangs_nor_misleads_the_next_session() {
+    for_each_user(|world| {
+        let plain = world.root.join("plain");
+        std::fs::create_dir_all(plain.join("evil")).unwrap();
+        world.own();
+        for plant in [
+            "rm -f evil/commondir; mkfifo evil/commondir; print gitdir: $PWD/evil > .git",
+            "rm -f evil/commondir; ln -s /dev/zero evil/commondir; print gitdir: $PWD/evil > .git",
+            "rm -f .git; mkfifo .git",
+            "rm -f .git; truncate -s 2G .git",
+        ] {
+            let planted = world
+                .plain_command(postern_tests::installed_stock())
+                .current_dir(&plain)
+                .args(["-fc", plant])
+                .output()
+                .unwrap();
+            assert!(planted.status.success(), "{plant}: {}", text(&planted.stderr));
+            let output = finish(world.postern().current_dir(&plain).args(["--", "-fc", "print started"]));
+            assert_eq!(stdout(&output), "started", "{plant}: {}", text(&output.stderr));
+        }
+    });
+}
+
+#[test]
+fn a_directory_of_posterns_own_is_no_project() {
+    for_each_user(|world| {
+        let rules = world.root.join("home/.config/postern/rules");
+        std::fs::create_dir_all(&rules).unwrap();
+        world.own();
+        let script = "print 'prefix_rule([\"env\"])' > zz.rules; print tried";
+        let output = finish(world.postern().current_dir(&rules).args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!rules.join("zz.rules").exists());
+        // A way through a link changes nothing.
+        let link = world.root.join("link");
+        std::os::unix::fs::symlink(&rules, &link).unwrap();
+        let output = finish(world.postern().current_dir(&link).args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!rules.join("zz.rules").exists());
+        std::fs::set_permissions(&rules, PermissionsExt::from_mode(0o755)).unwrap();
+    });
+}
