@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::front::{self, LogArguments};
+use crate::front::{self, ExplainArguments, LogArguments};
 use crate::session::Options;
 
 /// A guarded gate between an agent's shell and the machine.
@@ -33,6 +33,9 @@ struct SessionArguments {
     /// A profile of the configuration, in place of a mode
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// A profile as JSON, in place of a mode
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sandbox", "profile"])]
+    permissions: Option<PathBuf>,
     /// Rule files, besides those of the configuration
     #[arg(long, value_name = "FILE", num_args = 1..)]
     rules: Vec<PathBuf>,
@@ -42,6 +45,9 @@ struct SessionArguments {
     /// Start there
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
+    /// Further project directories
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    add_dir: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +58,11 @@ enum Command {
     Rules {
         #[command(subcommand)]
         action: RulesAction,
+    },
+    /// Look at sandboxes
+    Sandbox {
+        #[command(subcommand)]
+        action: SandboxAction,
     },
     /// List living sessions, or end one
     Sessions {
@@ -80,6 +91,27 @@ enum RulesAction {
 }
 
 #[derive(Debug, Subcommand)]
+enum SandboxAction {
+    /// Print what a profile gives here, which entry decides about a path, and every step that enforces it
+    Explain(ExplainArguments),
+    /// Print a profile (JSON) as a legacy sandbox mode, or a legacy mode as a profile
+    Convert {
+        /// What it is to become
+        #[arg(long, value_enum)]
+        to: front::Shape,
+        /// The file; `-` is standard input
+        file: PathBuf,
+    },
+    /// Print what of a requested profile (JSON) another one grants
+    Intersect {
+        /// What was asked for
+        requested: PathBuf,
+        /// What was given
+        granted: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum SessionsAction {
     /// End a session, by its id or how that begins
     End {
@@ -104,10 +136,12 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
     };
     match cli.command {
         None => {
-            let SessionArguments { sandbox, profile, rules, config, cwd } = cli.session;
+            let SessionArguments { sandbox, profile, permissions, rules, config, cwd, add_dir } = cli.session;
             let mut zsh = vec![OsString::from("zsh")];
             zsh.extend(cli.zsh);
-            front::run(&Options { sandbox, profile, rules, config, cwd }, &zsh, false)
+            let add_dirs = add_dir;
+            let options = Options { sandbox, profile, permissions, add: None, rules, config, cwd, add_dirs };
+            front::run(&options, &zsh, false)
         }
         Some(Command::Log(arguments)) => status(front::log(arguments)),
         Some(Command::Rules { action: RulesAction::Check { rules, command } }) => status(
@@ -115,6 +149,15 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
                 .map(|json| say(&format!("{json}\n")))
                 .map_err(|error| error.to_string()),
         ),
+        Some(Command::Sandbox { action: SandboxAction::Explain(arguments) }) => {
+            status(front::explain(arguments).map(|text| say(&text)))
+        }
+        Some(Command::Sandbox { action: SandboxAction::Convert { to, file } }) => {
+            status(front::convert(&file, to).map(|text| say(&text)))
+        }
+        Some(Command::Sandbox { action: SandboxAction::Intersect { requested, granted } }) => {
+            status(front::intersect(&requested, &granted).map(|text| say(&text)))
+        }
         Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),
         Some(Command::Sessions { action: Some(SessionsAction::End { id }) }) => status(front::end(&id)),
         Some(Command::Doctor { json }) => {

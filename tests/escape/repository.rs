@@ -158,3 +158,55 @@ fn a_directory_of_posterns_own_is_no_project() {
         std::fs::set_permissions(&rules, PermissionsExt::from_mode(0o755)).unwrap();
     });
 }
+
+/// Runs `inside` in a session, and once it has printed `ready`, `outside` as somebody else would.
+fn meanwhile(world: &World, config: &str, inside: &str, outside: &str) -> (String, Vec<serde_json::Value>) {
+    let config = world.write("meanwhile.toml", config);
+    let mut command = world.postern();
+    command.arg("--config").arg(config).args(["--", "-fc", inside]).stdout(Stdio::piped());
+    let mut session = command.spawn().expect("a session starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(session.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let done = world.plain("sh", &["-c", outside]);
+    assert!(done.status.success(), "{outside}: {}", text(&done.stderr));
+    std::fs::write(world.root.join("home/go"), "").unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let _status = session.wait().unwrap();
+    (rest.join("\n"), world.records())
+}
+
+/// Waits, inside, for the other side, and a moment longer than a gap lasts.
+const WAIT: &str = "print ready; while [[ ! -e ~/go ]]; do sleep 0.02; done; sleep 0.2; ";
+
+#[test]
+fn what_an_outside_change_uncovers_is_covered_again() {
+    for_each_user(|world| {
+        world.write("ws/.env", "SECRET");
+        let config = "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n\
+                      ':project_roots' = { '.' = 'write', '.env' = 'none' }\n";
+        // As an editor saves.
+        let (out, records) = meanwhile(
+            world,
+            config,
+            &format!("{WAIT} cat .env; print x > .env; print tried"),
+            "echo NEW SECRET > .env.new && mv .env.new .env",
+        );
+        assert_eq!(out, "tried");
+        assert_eq!(std::fs::read_to_string(world.workspace.join(".env")).unwrap(), "NEW SECRET\n");
+        let gap = records.iter().find(|line| line["event"] == "re-masked").expect("the gap is recorded");
+        assert!(gap["path"].as_str().unwrap().ends_with(".env") && gap["gap_us"].is_u64(), "{gap}");
+
+        let _again = std::fs::remove_file(world.root.join("home/go"));
+        let (out, records) = meanwhile(
+            world,
+            "",
+            &format!("{WAIT} print evil > .git/hooks/pre-commit; print evil >> .git/config; print tried"),
+            "rm -rf .git && sleep 0.05 && git init -q . && sleep 0.1",
+        );
+        assert_eq!(out, "tried");
+        assert!(!world.workspace.join(".git/hooks/pre-commit").exists());
+        let config = std::fs::read_to_string(world.workspace.join(".git/config")).unwrap();
+        assert!(!config.contains("evil"), "{config}");
+        assert!(records.iter().any(|line| line["path"].as_str().is_some_and(|path| path.ends_with(".git"))));
+    });
+}

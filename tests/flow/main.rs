@@ -5,3 +5,4 @@ mod bytes;
 mod executions;
 mod lifecycle;
 mod peers;
+mod permissions;

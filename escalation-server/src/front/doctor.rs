@@ -15,11 +15,7 @@ struct Check {
 }
 
 /// What `missing` in records and here means.
-const MISSING: [(&str, &str); 3] = [
-    (
-        "mask_watch",
-        "a protected path that somebody outside replaces loses its protection until the next session",
-    ),
+const MISSING: [(&str, &str); 2] = [
     (
         "signal_and_abstract_socket_scope",
         "Landlock ABI 6 (Linux 6.12): until then the PID and network namespaces alone",

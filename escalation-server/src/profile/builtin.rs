@@ -11,6 +11,7 @@ pub(crate) fn read_only() -> Profile {
     Profile {
         name: "read-only".to_owned(),
         filesystem: Some(vec![entry(Place::Root, Access::Read)]),
+        glob_depth: None,
         network: false,
     }
 }
@@ -25,13 +26,27 @@ pub(crate) fn workspace_write() -> Profile {
             entry(Place::SlashTmp, Access::Write),
             entry(Place::Tmpdir, Access::Write),
         ]),
+        glob_depth: None,
         network: false,
     }
 }
 
 /// No sandbox.
 pub(crate) fn danger_full_access() -> Profile {
-    Profile { name: "danger-full-access".to_owned(), filesystem: None, network: true }
+    Profile { name: "danger-full-access".to_owned(), filesystem: None, glob_depth: None, network: true }
+}
+
+/// The name of [`everything`].
+pub(crate) const EVERYTHING: &str = "everything";
+
+/// What an unsandboxed command gets where something is denied: everything else.
+pub(crate) fn everything() -> Profile {
+    Profile {
+        name: EVERYTHING.to_owned(),
+        filesystem: Some(vec![entry(Place::Root, Access::Write)]),
+        glob_depth: None,
+        network: true,
+    }
 }
 
 /// What git needs beyond the turn to commit, without what makes git run other programs: the
@@ -48,17 +63,17 @@ pub(crate) fn git(turn: &Profile) -> Profile {
                 .map(|name| entry(Place::ProjectRoots(Some(format!(".git/{name}").into())), Access::Read)),
         );
     }
-    Profile { name: "git".to_owned(), filesystem, network: turn.network }
+    Profile { name: "git".to_owned(), filesystem, glob_depth: turn.glob_depth, network: turn.network }
 }
 
 /// The turn, with the network.
 pub(crate) fn network(turn: &Profile) -> Profile {
-    Profile { name: "network".to_owned(), filesystem: turn.filesystem.clone(), network: true }
+    Profile { name: "network".to_owned(), network: true, ..turn.clone() }
 }
 
 /// A profile that gives what another gives, but for writing and the network.
 pub(crate) fn without_writing(mut profile: Profile) -> Profile {
-    for entry in profile.filesystem.iter_mut().flatten() {
+    for entry in profile.filesystem.iter_mut().flatten().filter(|entry| entry.access == Access::Write) {
         entry.access = Access::Read;
     }
     profile.network = false;

@@ -1,7 +1,12 @@
 //! What a process may touch. Pure: no filesystem, no clock; whoever calls brings the facts.
 
 mod builtin;
+mod json;
+mod merge;
 mod resolve;
 
-pub(crate) use builtin::{danger_full_access, git, network, read_only, without_writing, workspace_write};
-pub(crate) use resolve::{Access, Bases, Entry, Place, Profile, Reach, Resolved};
+pub(crate) use builtin::{
+    EVERYTHING, danger_full_access, everything, git, network, read_only, without_writing, workspace_write,
+};
+pub(crate) use json::{Base, JsonError, from_json, from_legacy, to_json, to_legacy};
+pub(crate) use resolve::{Access, Bases, Entry, Place, Profile, Reach, Resolved, is_pattern};

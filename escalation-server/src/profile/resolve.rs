@@ -1,21 +1,29 @@
 //! Profiles, and what they come to once special places are known.
 
+use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 
-/// What an entry gives. Ordered: more comes later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+
+/// What an entry gives. Ordered as entries for one path override each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Access {
     Read,
     Write,
+    /// Takes what another entry would give.
+    None,
 }
 
 /// What an entry is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     /// An absolute path.
     Path(PathBuf),
     /// `/`.
     Root,
+    /// The working directory that the session started in.
+    Cwd,
     /// The project, or a path below it.
     ProjectRoots(Option<PathBuf>),
     /// The session's private temporary directory.
@@ -24,9 +32,14 @@ pub(crate) enum Place {
     SlashTmp,
     /// What programs need of the system to run at all.
     Minimal,
+    /// Paths by a pattern, absolute or below the project. Only to take access.
+    Glob(String),
+    /// A special place that this version does not know: it stands for nothing.
+    Unknown(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One line of a profile.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) place: Place,
     pub(crate) access: Access,
@@ -38,6 +51,8 @@ pub(crate) struct Profile {
     pub(crate) name: String,
     /// None: no restriction at all.
     pub(crate) filesystem: Option<Vec<Entry>>,
+    /// How many levels below its fixed part a pattern is looked for; none is all.
+    pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
 }
 
@@ -45,20 +60,27 @@ pub(crate) struct Profile {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Bases {
     pub(crate) project: PathBuf,
+    /// Further directories that `:project_roots` means.
+    pub(crate) added: Vec<PathBuf>,
     /// False where the project holds what a sandbox must not write, or is the home directory:
     /// `:project_roots` then gives reading only.
     pub(crate) project_writable: bool,
+    pub(crate) cwd: PathBuf,
+    pub(crate) cwd_writable: bool,
     pub(crate) tmpdir: PathBuf,
     /// None where `/tmp` is no directory or holds what the sandbox must not write.
     pub(crate) slash_tmp: Option<PathBuf>,
 }
 
-/// A profile with every place resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A profile with every place resolved. By default nothing is given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Resolved {
     pub(crate) name: String,
     pub(crate) unrestricted: bool,
     pub(crate) entries: Vec<(PathBuf, Access)>,
+    /// Absolute patterns of paths that are denied.
+    pub(crate) denied: Vec<String>,
+    pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
 }
 
@@ -67,48 +89,121 @@ const MINIMAL: [&str; 8] =
     ["/bin", "/sbin", "/usr", "/etc", "/lib", "/lib64", "/nix/store", "/run/current-system/sw"];
 
 impl Profile {
+    /// A profile that gives nothing.
+    pub(crate) fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), filesystem: Some(Vec::new()), glob_depth: None, network: false }
+    }
+
+    /// What it comes to where special places are these.
     pub(crate) fn resolve(&self, bases: &Bases) -> Resolved {
         let Some(filesystem) = &self.filesystem else {
             return Resolved {
                 name: self.name.clone(),
                 unrestricted: true,
                 entries: Vec::new(),
+                denied: Vec::new(),
+                glob_depth: None,
                 network: self.network,
             };
         };
         let mut entries = Vec::new();
+        let mut denied = Vec::new();
         for Entry { place, access } in filesystem {
             let access = *access;
             match place {
                 Place::Path(path) => entries.push((normal(path), access)),
                 Place::Root => entries.push((PathBuf::from("/"), access)),
+                Place::Cwd => {
+                    let held = !bases.cwd_writable && access == Access::Write;
+                    entries.push((bases.cwd.clone(), if held { Access::Read } else { access }));
+                }
                 Place::ProjectRoots(below) => {
-                    let path = below
-                        .as_ref()
-                        .map_or_else(|| bases.project.clone(), |below| normal(&bases.project.join(below)));
-                    let access = if bases.project_writable { access } else { Access::Read };
-                    entries.push((path, access));
+                    let at = |root: &PathBuf| {
+                        below.as_ref().map_or_else(|| root.clone(), |below| normal(&root.join(below)))
+                    };
+                    let held = !bases.project_writable && access == Access::Write;
+                    entries.push((at(&bases.project), if held { Access::Read } else { access }));
+                    entries.extend(bases.added.iter().map(|root| (at(root), access)));
                 }
                 Place::Tmpdir => entries.push((bases.tmpdir.clone(), access)),
                 Place::SlashTmp => entries.extend(bases.slash_tmp.clone().map(|path| (path, access))),
                 Place::Minimal => entries.extend(MINIMAL.iter().map(|path| (PathBuf::from(path), access))),
+                Place::Glob(pattern) => {
+                    let roots = [&bases.project].into_iter().chain(&bases.added);
+                    let absolute = |root: &PathBuf| format!("{}/{pattern}", root.display());
+                    if pattern.starts_with('/') {
+                        denied.push(pattern.clone());
+                    } else {
+                        denied.extend(roots.map(absolute));
+                    }
+                }
+                Place::Unknown(_) => {}
             }
         }
-        Resolved { name: self.name.clone(), unrestricted: false, entries, network: self.network }
+        Resolved {
+            name: self.name.clone(),
+            unrestricted: false,
+            entries,
+            denied,
+            glob_depth: self.glob_depth,
+            network: self.network,
+        }
     }
 }
 
 impl Resolved {
-    /// What this gives at a path: the most specific entry decides, and of two the wider.
+    /// What this gives at a path, patterns apart: reading, writing, or nothing.
     pub(crate) fn access(&self, path: &Path) -> Option<Access> {
         if self.unrestricted {
             return Some(Access::Write);
         }
+        self.deciding(path).map(|(_, access)| *access).filter(|access| *access != Access::None)
+    }
+
+    /// The entry that decides about a path: the most specific one; of those for the same path, one
+    /// that takes before one that lets write before one that lets read.
+    pub(crate) fn deciding(&self, path: &Path) -> Option<&(PathBuf, Access)> {
         self.entries
             .iter()
             .filter(|(entry, _)| path.starts_with(entry))
             .max_by_key(|(entry, access)| (entry.components().count(), *access))
-            .map(|(_, access)| *access)
+    }
+
+    /// Whether anything is taken that another entry would give.
+    pub(crate) fn denies(&self) -> bool {
+        !self.denied.is_empty() || self.entries.iter().any(|(_, access)| *access == Access::None)
+    }
+
+    /// Takes what another takes, besides what this takes itself. Nothing overrides a denial but an
+    /// entry of this profile's own for something more specific.
+    pub(crate) fn keep_denied(&mut self, other: &Self) {
+        if self.unrestricted || other.unrestricted {
+            return;
+        }
+        // No bound is the wider search, and only a side that looks for patterns has one.
+        self.glob_depth = match (self.denied.is_empty(), other.denied.is_empty()) {
+            (_, true) => self.glob_depth,
+            (true, false) => other.glob_depth,
+            (false, false) => self.glob_depth.zip(other.glob_depth).map(|(one, two)| one.max(two)),
+        };
+        let denied = other.entries.iter().filter(|(_, access)| *access == Access::None);
+        let entries: Vec<_> = denied.filter(|entry| !self.entries.contains(entry)).cloned().collect();
+        self.entries.extend(entries);
+        let patterns: Vec<_> =
+            other.denied.iter().filter(|pattern| !self.denied.contains(pattern)).cloned().collect();
+        self.denied.extend(patterns);
+    }
+
+    /// Gives back what another profile gives below something that it denies.
+    pub(crate) fn reopen(&mut self, other: &Self) {
+        let below = |path: &Path| path.ancestors().skip(1).any(|above| other.denies_exactly(above));
+        let open = other.entries.iter().filter(|(path, access)| *access != Access::None && below(path));
+        let open: Vec<_> = open.cloned().collect();
+        self.entries.extend(open);
+    }
+
+    fn denies_exactly(&self, path: &Path) -> bool {
+        self.entries.iter().any(|(entry, access)| *access == Access::None && entry == path)
     }
 
     /// The paths that may be written, as they were given.
@@ -128,6 +223,7 @@ impl Resolved {
         let points = self.entries.iter().chain(&other.entries);
         network
             && !self.unrestricted
+            && other.denied.iter().all(|pattern| self.denied.contains(pattern))
             && points.into_iter().all(|(path, _)| self.access(path) <= other.access(path))
     }
 }
@@ -153,8 +249,13 @@ impl Reach {
     }
 }
 
+/// Whether a text is a pattern and no plain path.
+pub(crate) fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '[', ']'])
+}
+
 /// A path without `.` and `..`, by its text alone.
-fn normal(path: &Path) -> PathBuf {
+pub(super) fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
@@ -178,6 +279,9 @@ mod tests {
     fn bases() -> Bases {
         Bases {
             project: "/proj/p".into(),
+            added: Vec::new(),
+            cwd: "/proj/p".into(),
+            cwd_writable: true,
             project_writable: true,
             tmpdir: "/tmp/postern-x".into(),
             slash_tmp: Some("/tmp".into()),
@@ -225,9 +329,16 @@ mod tests {
     }
 
     fn resolved() -> impl Strategy<Value = Resolved> {
-        let access = prop_oneof![Just(Access::Read), Just(Access::Write)];
+        let access = prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::None)];
         (proptest::collection::vec((path(), access), 0..6), any::<bool>()).prop_map(|(entries, network)| {
-            Resolved { name: "any".to_owned(), unrestricted: false, entries, network }
+            Resolved {
+                name: "any".to_owned(),
+                unrestricted: false,
+                entries,
+                denied: Vec::new(),
+                glob_depth: None,
+                network,
+            }
         })
     }
 
@@ -237,6 +348,34 @@ mod tests {
             if small.within(&large) {
                 prop_assert!(small.access(&probe) <= large.access(&probe));
             }
+        }
+
+        #[test]
+        fn a_denial_survives(mut profile in resolved(), other in resolved(), probe in path()) {
+            let own = profile.clone();
+            profile.keep_denied(&other);
+            let denied = other.deciding(&probe).filter(|(_, access)| *access == Access::None);
+            if let Some((at, _)) = denied
+                && own.deciding(&probe).is_none_or(|(entry, _)| entry.components().count() <= at.components().count())
+            {
+                prop_assert_eq!(profile.access(&probe), None);
+            }
+            prop_assert!(profile.access(&probe) <= own.access(&probe));
+        }
+
+        /// The same by walking down from the root: each deeper entry overrides what is above it.
+        #[test]
+        fn access_is_what_a_walk_down_finds(profile in resolved(), probe in path()) {
+            let mut found = Access::None;
+            for above in probe.ancestors().collect::<Vec<_>>().into_iter().rev() {
+                let here = profile.entries.iter().filter(|(entry, _)| entry == above).map(|(_, access)| *access);
+                for wanted in [Access::Read, Access::Write, Access::None] {
+                    if here.clone().any(|access| access == wanted) {
+                        found = wanted;
+                    }
+                }
+            }
+            prop_assert_eq!(profile.access(&probe), Some(found).filter(|access| *access != Access::None));
         }
 
         #[test]

@@ -152,6 +152,18 @@ impl Commands {
         Some(command)
     }
 
+    /// First processes of sandboxes, and what they speak by.
+    pub(super) fn sandboxes(&self) -> impl Iterator<Item = (i32, &Channel)> {
+        self.lifelines.iter().filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?)))
+    }
+
+    /// A sandbox's first process has closed its end.
+    pub(super) fn hear_no_more(&mut self, init: i32) {
+        if let Some(lifeline) = self.lifelines.get_mut(&init) {
+            lifeline.control = None;
+        }
+    }
+
     /// First processes of sandboxes that no command needs any more, and what they speak by.
     pub(super) fn finished(&self) -> Vec<(i32, &Channel)> {
         let finished = self.lifelines.iter().filter(|(_, lifeline)| lifeline.finished);

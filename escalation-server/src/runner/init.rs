@@ -7,10 +7,12 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::channel::Channel;
-use super::message::{Cover, Lingers};
-use crate::sandbox::{Plan, build_view, cover};
+use super::message::{Cover, FromInit};
+use crate::sandbox::{Plan, Restored, Watch, build_view};
 use crate::sys::process;
 
+/// How often it is looked whether something that was removed is back, in milliseconds.
+const RETURN: u16 = 10;
 /// How often orphans are reaped while nothing else happens, in milliseconds.
 const REAP: u16 = 500;
 
@@ -30,35 +32,52 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     };
     let closed = process::close_others(&keep);
     let said = said.and(closed.map_err(|error| format!("close descriptors: {error}")));
+    let mut watch = Watch::new(plan);
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
     process::set_signals(0, 0);
-    while let Some(Cover(paths)) = next_order(control) {
+    while let Some(Cover(paths)) = next_order(control, watch.as_mut().ok()) {
         // Who waits for it does not start if this says it failed, or does not say anything.
-        let covered = paths.iter().try_for_each(|path| cover(path)).map_err(|error| error.to_string());
+        let covered = match &mut watch {
+            Ok(watch) => {
+                paths.iter().try_for_each(|path| watch.cover(path)).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("watch the mounts: {error}")),
+        };
         let _told = view.send(&covered, &[]);
     }
     // Whoever waits for the sandbox's end learns at once if it is not now.
     while let Ok(changed) = process::wait_any(false) {
         if changed.is_none() {
-            let _told = control.send(&Lingers, &[]);
+            let _told = control.send(&FromInit::Lingers, &[]);
             break;
         }
     }
     while process::reap_blocking().is_ok() {}
+    let _told = control.send(&FromInit::Empty, &[]);
     process::exit_now(0)
 }
 
-/// The next order; none when the spawner needs this sandbox no more.
-fn next_order(control: &Channel) -> Option<Cover> {
+/// The next order; none when the spawner needs this sandbox no more. Meanwhile orphans are reaped and
+/// covers kept in place.
+fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<Cover> {
     loop {
         match control.receive() {
             Ok(Some((order, _))) => return Some(order),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => return None,
         }
-        let mut polls = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        let _interrupted = poll(&mut polls, PollTimeout::from(REAP));
+        let mut polls = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        polls.extend(watch.as_deref().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLPRI)));
+        let waits = watch.as_deref().is_some_and(Watch::waits);
+        let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { REAP }));
+        let changed = polls.get(1).and_then(PollFd::any).unwrap_or(false);
+        if let Some(watch) = watch.as_deref_mut().filter(|_| changed || waits) {
+            for Restored { path, gap } in watch.restore() {
+                let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+                let _told = control.send(&FromInit::Covered { path, gap_us }, &[]);
+            }
+        }
         // Orphans must not pile up.
         while matches!(process::wait_any(false), Ok(Some(_))) {}
     }

@@ -75,9 +75,16 @@ pub(super) struct Become {
     pub(super) covered: bool,
 }
 
-/// From the first process of a sandbox that nobody needs any more: something still runs in it.
+/// From the first process of a sandbox to the spawner.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Lingers;
+pub(super) enum FromInit {
+    /// Nobody needs the sandbox any more, and something still runs in it.
+    Lingers,
+    /// And nothing runs in it any more.
+    Empty,
+    /// Somebody outside replaced what is covered here; it is covered again.
+    Covered { path: PathBuf, gap_us: u64 },
+}
 
 /// From the spawner to the first process of a sandbox: make these read-only in it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -133,6 +140,11 @@ pub(crate) enum Report {
         user_us: u64,
         sys_us: u64,
         maxrss_kb: u64,
+    },
+    /// A cover in the turn's sandbox, or another's, was gone for so long.
+    Covered {
+        path: PathBuf,
+        gap_us: u64,
     },
     ShellStarted {
         pid: i32,

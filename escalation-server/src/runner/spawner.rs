@@ -14,7 +14,7 @@ use super::channel::Channel;
 use super::commands::{Command, Commands, Lifeline, SHELL};
 use super::enter::{Sandbox, enter};
 use super::message::{
-    Become, ChildReport, Cwd, FrontOrder, FrontReport, Lingers, Order, Report, Start, Target,
+    Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
 };
 use super::shell::{Shell, become_shell};
 use super::signals::{Witness, join_job, send, shares_group};
@@ -112,6 +112,9 @@ impl Spawner {
             for id in ready.reports {
                 self.take_report(id);
             }
+            for init in ready.sandboxes {
+                self.take_news(init);
+            }
             self.reap();
             if ready.front {
                 self.take_front();
@@ -169,6 +172,7 @@ struct Ready {
     front: bool,
     signals: bool,
     reports: Vec<u64>,
+    sandboxes: Vec<i32>,
 }
 
 // Waiting and receiving.
@@ -181,7 +185,8 @@ impl Spawner {
         let front = (!over && !self.shell_ended).then_some(self.front.as_fd());
         let absent = self.witness.as_fd();
         let fixed = [server.unwrap_or(absent), front.unwrap_or(absent), absent];
-        let all = fixed.into_iter().chain(reports.into_iter().map(AsFd::as_fd));
+        let (inits, controls): (Vec<i32>, Vec<&Channel>) = self.commands.sandboxes().unzip();
+        let all = fixed.into_iter().chain(reports.into_iter().chain(controls).map(AsFd::as_fd));
         let mut polls: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = if self.witness.waits() {
             PollTimeout::from(2u8)
@@ -199,6 +204,12 @@ impl Spawner {
             front: front.is_some() && readable(1),
             signals: readable(2),
             reports: ids.iter().enumerate().filter(|(at, _)| readable(at + 3)).map(|(_, id)| *id).collect(),
+            sandboxes: inits
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| readable(at + 3 + ids.len()))
+                .map(|(_, init)| *init)
+                .collect(),
         }
     }
 
@@ -273,6 +284,25 @@ impl Spawner {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Close-on-exec: the command runs, or its process died on the way.
                 Ok(None) | Err(_) => return self.reported(id),
+            }
+        }
+    }
+
+    /// What a sandbox's first process has to say.
+    fn take_news(&mut self, init: i32) {
+        loop {
+            let Some((_, control)) = self.commands.sandboxes().find(|(known, _)| *known == init) else {
+                return;
+            };
+            match control.receive::<FromInit>() {
+                Ok(Some((FromInit::Covered { path, gap_us }, _))) => {
+                    self.tell_server(&Report::Covered { path, gap_us });
+                }
+                Ok(Some((FromInit::Lingers, _))) => {}
+                Ok(Some((FromInit::Empty, _))) => return drop(self.commands.sandbox_ended(init)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Killed. What lives in it lives until this process is reaped.
+                Ok(None) | Err(_) => return self.commands.hear_no_more(init),
             }
         }
     }
@@ -492,10 +522,12 @@ impl Spawner {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut polls = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
             let _interrupted = poll(&mut polls, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
-            if matches!(control.receive::<Lingers>(), Ok(None)) {
-                let _nothing_left = self.commands.sandbox_ended(init);
-            } else {
-                lingering.push(init);
+            match control.receive::<FromInit>() {
+                Ok(Some((FromInit::Empty, _))) => drop(self.commands.sandbox_ended(init)),
+                Ok(Some((FromInit::Covered { path, gap_us }, _))) => {
+                    self.tell_server(&Report::Covered { path, gap_us });
+                }
+                _ => lingering.push(init),
             }
         }
     }

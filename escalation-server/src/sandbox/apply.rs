@@ -6,13 +6,14 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::plan::{Mount, Plan};
 use super::seccomp::Programs;
+use crate::profile::Access;
 use crate::sys::{landlock, mount, process};
 
 /// A step that failed, named for people.
@@ -124,19 +125,20 @@ pub(crate) fn build_view(plan: &Plan, terminal: Option<&Path>) -> Result<Option<
             Mount::Writable(path) => {
                 remount(path, false).named(format!("make {} writable", path.display()))?;
             }
-            Mount::ReadOnly(path) => {
-                remount(path, true).named(format!("make {} read-only", path.display()))?;
-            }
-            Mount::Hide(path) => hide(path).named(format!("hide {}", path.display()))?,
+            Mount::ReadOnly(_) | Mount::Mask(..) => cover(step)?,
             Mount::Processes => processes()?,
         }
     }
     Ok(kept)
 }
 
-/// Makes one more subtree read-only, in the first process.
-pub(crate) fn cover(path: &Path) -> Result<(), StepError> {
-    remount(path, true).named(format!("make {} read-only", path.display()))
+/// Makes a subtree read-only, or masks it.
+pub(super) fn cover(step: &Mount) -> Result<(), StepError> {
+    match step {
+        Mount::ReadOnly(path) => remount(path, true).named(format!("make {} read-only", path.display())),
+        Mount::Mask(path, open) => mask(path, open).named(format!("deny {}", path.display())),
+        _ => Ok(()),
+    }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
@@ -152,12 +154,42 @@ fn remount(path: &Path, read_only: bool) -> io::Result<()> {
     mount::attach(&copy, &at)
 }
 
-fn hide(path: &Path) -> io::Result<()> {
+/// Puts something over a path that nobody without a capability can read, list or change, and what
+/// stays open below it back in its place.
+fn mask(path: &Path, open: &[(PathBuf, Access)]) -> io::Result<()> {
     let at = process::open_exactly(&c_path(path)?)?;
+    if nix::sys::stat::fstat(&at)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        let nothing = mount::copy(&process::open_exactly(&c_path(Path::new(NOTHING))?)?)?;
+        mount::set_read_only_copy(&nothing, true)?;
+        return mount::attach(&nothing, &at);
+    }
+    let mut kept = Vec::new();
+    for (below, access) in open {
+        let from = process::open_exactly(&c_path(below)?)?;
+        let directory = nix::sys::stat::fstat(&from)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        kept.push((below, mount::copy(&from)?, *access, directory));
+    }
     let target = CString::new(format!("/proc/self/fd/{}", at.as_raw_fd()))?;
-    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    mount::fresh(c"tmpfs", &target, flags, c"mode=000,size=4k")
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // Passed through, but not listed, where something below stays open.
+    let mode = if kept.is_empty() { c"mode=000,size=64k" } else { c"mode=111,size=64k" };
+    mount::fresh(c"tmpfs", &target, flags, mode)?;
+    for (below, copy, access, directory) in kept {
+        let parent = if directory { Some(below.as_path()) } else { below.parent() };
+        if let Some(parent) = parent {
+            fs::DirBuilder::new().recursive(true).mode(0o111).create(parent)?;
+        }
+        if !directory {
+            fs::File::create_new(below)?;
+        }
+        mount::set_read_only_copy(&copy, access != Access::Write)?;
+        mount::attach(&copy, &process::open_exactly(&c_path(below)?)?)?;
+    }
+    mount::set_read_only(&c_path(path)?, true, false)
 }
+
+/// An empty file that nobody may read, in the sandbox's own `/dev`.
+const NOTHING: &str = "/dev/.nothing";
 
 fn devices(names: &[&str], terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
     let copy_of = |path: &Path| mount::copy(&process::open_exactly(&c_path(path)?)?);
@@ -177,6 +209,8 @@ fn devices(names: &[&str], terminal: Option<&Path>) -> Result<Option<OwnedFd>, S
         let path = dev.join(name);
         fs::File::create(&path).and_then(|_| attach(&copy, &path)).named(format!("provide /dev/{name}"))?;
     }
+    let nothing = fs::File::options().write(true).create_new(true).mode(0o000).open(NOTHING);
+    nothing.named(format!("create {NOTHING}"))?;
     for (link, target) in [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),

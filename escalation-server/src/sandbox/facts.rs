@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::globs::expand;
 use super::placeholder::Leases;
 use crate::profile::{Access, Resolved};
 use crate::sys::{landlock, socket};
@@ -44,11 +45,8 @@ pub(crate) enum Refusal {
     ProtectedLink(PathBuf),
     #[error("cannot look at {path}: {error}")]
     Look { path: PathBuf, error: io::Error },
-    #[error(
-        "the profile {profile} makes {path} read-only in a writable directory, and what does not exist cannot be \
-         protected: create it, or leave the entry out"
-    )]
-    Absent { profile: String, path: PathBuf },
+    #[error("the pattern {pattern}: {what}")]
+    Pattern { pattern: String, what: String },
     #[error("the profile {profile} gives {path} for writing, which holds Postern's own files in {own}")]
     OwnFiles { profile: String, path: PathBuf, own: PathBuf },
 }
@@ -107,6 +105,8 @@ pub(crate) struct Own {
 pub(crate) struct Facts {
     /// Entries of the profile whose path exists.
     pub(crate) entries: Vec<(PathBuf, Access)>,
+    /// Existing paths that are denied, by name or by a pattern.
+    pub(crate) denied: Vec<PathBuf>,
     /// Existing protected paths below writable roots.
     pub(crate) protected: Vec<PathBuf>,
     /// Protected paths below writable roots that do not exist, or only as a stand-in.
@@ -136,14 +136,12 @@ impl Facts {
         let there = |path: &Path| path.symlink_metadata().is_ok() && !own.leases.stand_for(path);
         let entries: Vec<_> = profile.entries.iter().filter(|(path, _)| there(path)).cloned().collect();
         let mut absent = Vec::new();
-        for (path, access) in &profile.entries {
-            let parent = path.parent().filter(|parent| parent.is_dir());
-            let beside = parent.and_then(|parent| profile.access(parent));
-            if *access == Access::Read && beside == Some(Access::Write) && !there(path) {
-                if !parent.is_some_and(|parent| parent.ends_with(".git")) {
-                    return Err(Refusal::Absent { profile: profile.name.clone(), path: path.clone() });
-                }
-                absent.push(path.clone());
+        for (path, _) in profile.entries.iter().filter(|(_, access)| *access != Access::Write) {
+            // What is missing is kept from being made at the first part that is missing.
+            let Some(missing) = path.ancestors().take_while(|part| !there(part)).last() else { continue };
+            let beside = missing.parent().and_then(|parent| profile.access(parent));
+            if beside == Some(Access::Write) {
+                absent.push(missing.to_path_buf());
             }
         }
         let mut protected = Vec::new();
@@ -161,23 +159,38 @@ impl Facts {
         // takes, it never gives: the sandbox itself may have written where a `.git` file points.
         let meant = |path: &PathBuf| profile.entries.iter().any(|(entry, _)| entry == path);
         protected.retain(|path| !meant(path) && profile.access(path) == Some(Access::Write));
-        absent.retain(|path| !meant(path) || profile.access(path) == Some(Access::Read));
+        absent.retain(|path| !meant(path) || profile.access(path) != Some(Access::Write));
         absent.sort_unstable();
         absent.dedup();
+        let denied = denied(profile, there)?;
+        // Nothing of what is denied as a whole has to be protected by itself.
+        protected.retain(|path| profile.access(path).is_some());
         let hidden: Vec<_> = own.hidden.iter().filter(|path| path.is_dir()).cloned().collect();
-        let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden);
+        let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden).chain(&denied);
         let identity = |path: &PathBuf| {
             path.symlink_metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
         };
         Ok(Self {
             identities: covered.map(identity).collect(),
             entries,
+            denied,
             protected,
             absent,
             hidden,
             devices: DEVICES.into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect(),
         })
     }
+}
+
+/// What exists of what a profile denies. What no entry gives in the first place needs no mask.
+fn denied(profile: &Resolved, there: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Refusal> {
+    let named = profile.entries.iter().filter(|(_, access)| *access == Access::None);
+    let mut denied: Vec<PathBuf> =
+        named.map(|(path, _)| path.clone()).filter(|path| there(path) && path != Path::new("/")).collect();
+    denied.extend(expand(&profile.denied, profile.glob_depth)?);
+    denied.sort_unstable();
+    denied.dedup();
+    Ok(denied)
 }
 
 /// Whether a root is a directory that not everybody may write. In one that everybody may, as `/tmp`,

@@ -3,11 +3,15 @@
 
 mod apply;
 mod facts;
+mod globs;
 mod placeholder;
 mod plan;
 mod seccomp;
+mod watch;
 
-pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, cover, split_off};
+pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, split_off};
 pub(crate) use facts::{Abilities, Facts, Own, Refusal};
+pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
+pub(crate) use watch::{Restored, Watch};

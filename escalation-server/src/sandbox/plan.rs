@@ -17,8 +17,8 @@ pub(super) enum Mount {
     Writable(PathBuf),
     /// This subtree, read-only.
     ReadOnly(PathBuf),
-    /// An empty directory that nobody may enter, over this one.
-    Hide(PathBuf),
+    /// Nothing that anybody may read, over this file or directory; below it these stay as they are.
+    Mask(PathBuf, Vec<(PathBuf, Access)>),
     /// A `/proc` of the sandbox's own processes.
     Processes,
 }
@@ -48,6 +48,42 @@ impl Plan {
         self.user_namespace
     }
 
+    /// Every step, for people: headings with lines below.
+    pub(crate) fn describe(&self) -> Vec<(String, Vec<String>)> {
+        let access = |access: Access| if access == Access::Write { "write" } else { "read" };
+        let mut mounts: Vec<String> = Vec::new();
+        for mount in &self.mounts {
+            match mount {
+                Mount::ReadOnlyWorld => mounts.push("read-only  /, and all that is mounted below".to_owned()),
+                Mount::Devices(names) => mounts.push(format!("own        /dev with {}", names.join(" "))),
+                Mount::Writable(path) => mounts.push(format!("writable   {}", path.display())),
+                Mount::ReadOnly(path) => mounts.push(format!("read-only  {}", path.display())),
+                Mount::Mask(path, open) => {
+                    mounts.push(format!("masked     {}", path.display()));
+                    mounts.extend(open.iter().map(|(path, wanted)| {
+                        format!("           but {}: {}", path.display(), access(*wanted))
+                    }));
+                }
+                Mount::Processes => mounts.push("own        /proc".to_owned()),
+            }
+        }
+        mounts.extend(self.absent.iter().map(|path| format!("stand-in   {}", path.display())));
+        let landlock = self
+            .landlock
+            .iter()
+            .map(|(path, rights)| {
+                let kind = if rights & fs::WRITE_FILE == 0 { "read " } else { "write" };
+                format!("{kind} {rights:#06x}  {}", path.display())
+            })
+            .collect();
+        vec![
+            ("mounts, in this order".to_owned(), mounts),
+            (format!("Landlock, ABI {}", self.landlock_abi), landlock),
+            ("system calls refused".to_owned(), super::seccomp::describe(self.network())),
+            ("not held here".to_owned(), self.missing.iter().map(|name| (*name).to_owned()).collect()),
+        ]
+    }
+
     /// Whether another sandbox may have the same user and network namespace: that one is empty, and
     /// Landlock keeps apart what it would hold.
     pub(crate) fn shareable(&self) -> bool {
@@ -74,7 +110,7 @@ impl Abilities {
 
     /// What is not held with these, by name.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
-        let mut missing = vec!["mask_watch"];
+        let mut missing = Vec::new();
         if self.landlock_abi < ABSTRACT_SCOPE {
             missing.push("signal_and_abstract_socket_scope");
         }
@@ -95,6 +131,9 @@ const MAKE_BLOCK: u64 = 1 << 11;
 /// Plans a sandbox for a restricted profile.
 pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> Plan {
     let abi = abilities.landlock_abi;
+    // What is denied stays said, also where there is nothing to mask yet.
+    let denied = profile.entries.iter().filter(|(_, access)| *access == Access::None);
+    let denied: Vec<_> = denied.filter(|entry| !facts.entries.contains(entry)).cloned().collect();
     let mut profile = profile.clone();
     profile.entries.clone_from(&facts.entries);
     profile.entries.extend(facts.protected.iter().map(|path| (path.clone(), Access::Read)));
@@ -108,7 +147,11 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
     entries.sort_by_key(|(path, access)| (path.components().count(), *access));
     entries.dedup();
     let mut mounted = entries.clone();
-    mounted.extend(pins(&profile, &facts.hidden).into_iter().map(|path| (path, Access::Write)));
+    mounted.extend(
+        pins(&profile, facts.denied.iter().chain(&facts.hidden))
+            .into_iter()
+            .map(|path| (path, Access::Write)),
+    );
     mounted.sort_by_key(|(path, access)| (path.components().count(), *access));
     for (path, access) in &mounted {
         if path == Path::new("/") || profile.access(path) != Some(*access) {
@@ -119,10 +162,11 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
         match access {
             Access::Write => mounts.push(Mount::Writable(path.clone())),
             Access::Read if above == Some(Access::Write) => mounts.push(Mount::ReadOnly(path.clone())),
-            Access::Read => {}
+            Access::Read | Access::None => {}
         }
     }
-    mounts.extend(facts.hidden.iter().cloned().map(Mount::Hide));
+    let masked = facts.denied.iter().chain(&facts.hidden);
+    mounts.extend(masked.map(|path| Mount::Mask(path.clone(), reopened(&profile, path))));
     mounts.push(Mount::Processes);
 
     let write = fs::all(abi) & !(MAKE_CHAR | MAKE_BLOCK | fs::IOCTL_DEV);
@@ -130,6 +174,7 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
         fs::all(abi) & (fs::READ_FILE | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV | fs::READ_DIR);
     let mut landlock: Vec<(PathBuf, u64)> = entries
         .iter()
+        .filter(|(path, access)| *access != Access::None && profile.access(path).is_some())
         .map(|(path, access)| (path.clone(), if *access == Access::Write { write } else { fs::READ }))
         .collect();
     landlock.extend(facts.devices.iter().map(|name| (Path::new("/dev").join(name), device)));
@@ -138,6 +183,7 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
         landlock.push((path.into(), access));
     }
 
+    profile.entries.extend(denied);
     profile.entries.extend(facts.absent.iter().map(|path| (path.clone(), Access::Read)));
     Plan {
         profile,
@@ -150,11 +196,31 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
     }
 }
 
+/// What a profile gives below something that it denies.
+fn reopened(profile: &Resolved, denied: &Path) -> Vec<(PathBuf, Access)> {
+    let below = |path: &Path| path.starts_with(denied) && path != denied;
+    let outermost = |path: &Path| {
+        path.ancestors()
+            .skip(1)
+            .take_while(|above| *above != denied)
+            .all(|above| profile.access(above).is_none())
+    };
+    let mut open: Vec<_> = profile
+        .entries
+        .iter()
+        .filter(|(path, access)| below(path) && profile.access(path) == Some(*access) && outermost(path))
+        .cloned()
+        .collect();
+    open.sort_unstable();
+    open.dedup();
+    open
+}
+
 /// Directories on the way from a writable one to what is covered below it. Each becomes a mount of
 /// its own, which nobody inside can rename or remove: or the way itself could be moved, and another
 /// one put in its place.
-fn pins(profile: &Resolved, hidden: &[PathBuf]) -> Vec<PathBuf> {
-    let covered = profile.entries.iter().map(|(path, _)| path).chain(hidden);
+fn pins<'a>(profile: &'a Resolved, masked: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let covered = profile.entries.iter().map(|(path, _)| path).chain(masked);
     let above = covered.flat_map(|path| path.ancestors().skip(1));
     let mut pins: Vec<PathBuf> = above
         .filter(|path| path.parent().is_some() && profile.access(path) == Some(Access::Write))
@@ -182,8 +248,7 @@ mod tests {
 
     fn planned(entries: &[(&str, Access)], protected: &[&str]) -> Plan {
         let entries: Vec<_> = entries.iter().map(|(path, access)| (PathBuf::from(path), *access)).collect();
-        let profile =
-            Resolved { name: "p".to_owned(), unrestricted: false, entries: entries.clone(), network: false };
+        let profile = Resolved { name: "p".to_owned(), entries: entries.clone(), ..Resolved::default() };
         let facts = Facts {
             entries,
             protected: protected.iter().map(PathBuf::from).collect(),
@@ -206,7 +271,7 @@ mod tests {
                 Mount::Writable("/w".into()),
                 Mount::ReadOnly("/w/a".into()),
                 Mount::Writable("/w/a/b".into()),
-                Mount::Hide("/home/u/.local/state/postern".into()),
+                Mount::Mask("/home/u/.local/state/postern".into(), Vec::new()),
                 Mount::Processes,
             ]
         );

@@ -23,13 +23,19 @@ enum When {
 
 struct Entry {
     call: libc::c_long,
+    name: &'static str,
     when: When,
-    #[allow(dead_code, reason = "for the reader; the plan prints it")]
     why: &'static str,
 }
 
-const fn always(call: libc::c_long, why: &'static str) -> Entry {
-    Entry { call, when: When::Always, why }
+/// An entry for a call by the name of its number in `libc`.
+macro_rules! refuse {
+    ($call:ident, $why:expr) => {
+        refuse!($call, When::Always, $why)
+    };
+    ($call:ident, $when:expr, $why:expr) => {
+        Entry { call: libc::$call, name: stringify!($call), when: $when, why: $why }
+    };
 }
 
 const NAMESPACES: [i32; 7] = [
@@ -49,116 +55,120 @@ const NETWORK: &[u64] = &[libc::AF_INET as u64, libc::AF_INET6 as u64, NETLINK];
 
 fn table(network: bool) -> Vec<Entry> {
     let mut table = vec![
-        always(libc::SYS_ptrace, "takes over other processes of the sandbox, waiters among them"),
-        always(libc::SYS_process_vm_readv, "as ptrace"),
-        always(libc::SYS_process_vm_writev, "as ptrace"),
-        always(libc::SYS_pidfd_getfd, "as ptrace, for descriptors"),
-        always(libc::SYS_kcmp, "tells kernel pointers apart"),
-        always(libc::SYS_io_uring_setup, "its operations pass no filter"),
-        always(libc::SYS_io_uring_enter, "its operations pass no filter"),
-        always(libc::SYS_io_uring_register, "its operations pass no filter"),
-        always(libc::SYS_userfaultfd, "holds the kernel in the middle of a copy"),
-        always(libc::SYS_bpf, "kernel attack surface"),
-        always(libc::SYS_perf_event_open, "kernel attack surface"),
-        always(libc::SYS_add_key, "keyrings are shared by all processes of the user"),
-        always(libc::SYS_request_key, "keyrings are shared by all processes of the user"),
-        always(libc::SYS_keyctl, "keyrings are shared by all processes of the user"),
-        always(libc::SYS_mount, "changes what paths mean"),
-        always(libc::SYS_umount2, "uncovers what is masked"),
-        always(libc::SYS_move_mount, "changes what paths mean"),
-        always(libc::SYS_open_tree, "changes what paths mean"),
-        always(libc::SYS_fsopen, "changes what paths mean"),
-        always(libc::SYS_fsconfig, "changes what paths mean"),
-        always(libc::SYS_fsmount, "changes what paths mean"),
-        always(libc::SYS_fspick, "changes what paths mean"),
-        always(libc::SYS_mount_setattr, "makes writable what is read-only"),
-        always(libc::SYS_pivot_root, "changes what paths mean"),
-        always(libc::SYS_chroot, "changes what paths mean"),
-        always(libc::SYS_setns, "leaves the sandbox's namespaces"),
-        always(libc::SYS_open_by_handle_at, "opens files by number, past every path rule"),
-        always(libc::SYS_kexec_load, "replaces the kernel"),
-        always(libc::SYS_kexec_file_load, "replaces the kernel"),
-        always(libc::SYS_init_module, "kernel code"),
-        always(libc::SYS_finit_module, "kernel code"),
-        always(libc::SYS_delete_module, "kernel code"),
-        always(libc::SYS_settimeofday, "the machine's clock"),
-        always(libc::SYS_clock_settime, "the machine's clock"),
-        always(libc::SYS_clock_adjtime, "the machine's clock"),
-        always(libc::SYS_adjtimex, "the machine's clock"),
-        always(libc::SYS_reboot, "the machine"),
-        always(libc::SYS_swapon, "the machine"),
-        always(libc::SYS_swapoff, "the machine"),
-        always(libc::SYS_acct, "the machine"),
-        always(libc::SYS_quotactl, "the machine"),
-        always(libc::SYS_syslog, "the kernel's log"),
-        always(libc::SYS_sethostname, "the machine"),
-        always(libc::SYS_setdomainname, "the machine"),
-        always(libc::SYS_vhangup, "the operator's terminal"),
-        always(libc::SYS_fanotify_init, "watches or holds other processes' file accesses"),
-        Entry {
-            call: libc::SYS_prlimit64,
-            when: When::Unlike(0, &[0]),
-            why: "limits of others, pid 1 among them; its own are a process's own",
-        },
-        Entry {
-            call: libc::SYS_setpriority,
-            when: When::Unlike(0, &[libc::PRIO_PROCESS as u64]),
-            why: "a group or a user has processes outside",
-        },
-        Entry {
-            call: libc::SYS_ioprio_set,
-            when: When::Unlike(0, &[1]), // IOPRIO_WHO_PROCESS
-            why: "a group or a user has processes outside",
-        },
-        Entry {
-            call: libc::SYS_ioctl,
-            when: When::Masked(1, 0xffff_ffff, libc::TIOCSTI),
-            why: "types into the terminal",
-        },
-        Entry {
-            call: libc::SYS_ioctl,
-            when: When::Masked(1, 0xffff_ffff, libc::TIOCLINUX),
-            why: "pastes into the console",
-        },
-        Entry {
-            call: libc::SYS_socketpair,
-            when: When::Unlike(0, &[UNIX]),
-            why: "no other family has any use",
-        },
-        Entry {
-            call: libc::SYS_socketpair,
-            when: When::Masked(1, 0xf, libc::SOCK_DGRAM as u64),
-            why: "can be aimed at another address later",
-        },
-        Entry {
-            call: libc::SYS_socketpair,
-            when: When::Masked(1, 0xf, libc::SOCK_RAW as u64),
-            why: "a datagram socket under another name",
-        },
+        refuse!(SYS_ptrace, "takes over other processes of the sandbox, waiters among them"),
+        refuse!(SYS_process_vm_readv, "as ptrace"),
+        refuse!(SYS_process_vm_writev, "as ptrace"),
+        refuse!(SYS_pidfd_getfd, "as ptrace, for descriptors"),
+        refuse!(SYS_kcmp, "tells kernel pointers apart"),
+        refuse!(SYS_io_uring_setup, "its operations pass no filter"),
+        refuse!(SYS_io_uring_enter, "its operations pass no filter"),
+        refuse!(SYS_io_uring_register, "its operations pass no filter"),
+        refuse!(SYS_userfaultfd, "holds the kernel in the middle of a copy"),
+        refuse!(SYS_bpf, "kernel attack surface"),
+        refuse!(SYS_perf_event_open, "kernel attack surface"),
+        refuse!(SYS_add_key, "keyrings are shared by all processes of the user"),
+        refuse!(SYS_request_key, "keyrings are shared by all processes of the user"),
+        refuse!(SYS_keyctl, "keyrings are shared by all processes of the user"),
+        refuse!(SYS_mount, "changes what paths mean"),
+        refuse!(SYS_umount2, "uncovers what is masked"),
+        refuse!(SYS_move_mount, "changes what paths mean"),
+        refuse!(SYS_open_tree, "changes what paths mean"),
+        refuse!(SYS_fsopen, "changes what paths mean"),
+        refuse!(SYS_fsconfig, "changes what paths mean"),
+        refuse!(SYS_fsmount, "changes what paths mean"),
+        refuse!(SYS_fspick, "changes what paths mean"),
+        refuse!(SYS_mount_setattr, "makes writable what is read-only"),
+        refuse!(SYS_pivot_root, "changes what paths mean"),
+        refuse!(SYS_chroot, "changes what paths mean"),
+        refuse!(SYS_setns, "leaves the sandbox's namespaces"),
+        refuse!(SYS_open_by_handle_at, "opens files by number, past every path rule"),
+        refuse!(SYS_kexec_load, "replaces the kernel"),
+        refuse!(SYS_kexec_file_load, "replaces the kernel"),
+        refuse!(SYS_init_module, "kernel code"),
+        refuse!(SYS_finit_module, "kernel code"),
+        refuse!(SYS_delete_module, "kernel code"),
+        refuse!(SYS_settimeofday, "the machine's clock"),
+        refuse!(SYS_clock_settime, "the machine's clock"),
+        refuse!(SYS_clock_adjtime, "the machine's clock"),
+        refuse!(SYS_adjtimex, "the machine's clock"),
+        refuse!(SYS_reboot, "the machine"),
+        refuse!(SYS_swapon, "the machine"),
+        refuse!(SYS_swapoff, "the machine"),
+        refuse!(SYS_acct, "the machine"),
+        refuse!(SYS_quotactl, "the machine"),
+        refuse!(SYS_syslog, "the kernel's log"),
+        refuse!(SYS_sethostname, "the machine"),
+        refuse!(SYS_setdomainname, "the machine"),
+        refuse!(SYS_vhangup, "the operator's terminal"),
+        refuse!(SYS_fanotify_init, "watches or holds other processes' file accesses"),
+        refuse!(
+            SYS_prlimit64,
+            When::Unlike(0, &[0]),
+            "limits of others, pid 1 among them; its own are a process's own"
+        ),
+        refuse!(
+            SYS_setpriority,
+            When::Unlike(0, &[libc::PRIO_PROCESS as u64]),
+            "a group or a user has processes outside"
+        ),
+        // 1 is IOPRIO_WHO_PROCESS.
+        refuse!(SYS_ioprio_set, When::Unlike(0, &[1]), "a group or a user has processes outside"),
+        refuse!(SYS_ioctl, When::Masked(1, 0xffff_ffff, libc::TIOCSTI), "types into the terminal"),
+        refuse!(SYS_ioctl, When::Masked(1, 0xffff_ffff, libc::TIOCLINUX), "pastes into the console"),
+        refuse!(SYS_socketpair, When::Unlike(0, &[UNIX]), "no other family has any use"),
+        refuse!(
+            SYS_socketpair,
+            When::Masked(1, 0xf, libc::SOCK_DGRAM as u64),
+            "can be aimed at another address later"
+        ),
+        refuse!(
+            SYS_socketpair,
+            When::Masked(1, 0xf, libc::SOCK_RAW as u64),
+            "a datagram socket under another name"
+        ),
     ];
     #[cfg(target_arch = "x86_64")]
-    table.extend([always(libc::SYS_iopl, "hardware"), always(libc::SYS_ioperm, "hardware")]);
+    table.extend([refuse!(SYS_iopl, "hardware"), refuse!(SYS_ioperm, "hardware")]);
     for flag in NAMESPACES {
         let (bits, why) = (flag as u64, "a namespace of one's own brings capabilities, and lifts masks");
-        table.push(Entry { call: libc::SYS_clone, when: When::Bits(0, bits), why });
-        table.push(Entry { call: libc::SYS_unshare, when: When::Bits(0, bits), why });
+        table.push(refuse!(SYS_clone, When::Bits(0, bits), why));
+        table.push(refuse!(SYS_unshare, When::Bits(0, bits), why));
     }
     if network {
-        table.push(Entry {
-            call: libc::SYS_socket,
-            when: When::Unlike(0, NETWORK),
-            why: "other families reach daemons of the machine (docker, D-Bus, X11, vsock) or its wires",
-        });
-        table.push(Entry {
-            call: libc::SYS_socket,
-            when: When::IsWithout(NETLINK, 2),
-            why: "only the routing tables, not the kernel's other netlink families",
-        });
+        table.push(refuse!(
+            SYS_socket,
+            When::Unlike(0, NETWORK),
+            "other families reach daemons of the machine (docker, D-Bus, X11, vsock) or its wires"
+        ));
+        table.push(refuse!(
+            SYS_socket,
+            When::IsWithout(NETLINK, 2),
+            "only the routing tables, not the kernel's other netlink families"
+        ));
     } else {
-        table
-            .push(always(libc::SYS_socket, "the network is off, and AF_UNIX reaches daemons of the machine"));
+        table.push(refuse!(SYS_socket, "the network is off, and AF_UNIX reaches daemons of the machine"));
     }
     table
+}
+
+/// What is refused and why, one line an entry, for people.
+pub(super) fn describe(network: bool) -> Vec<String> {
+    let mut lines: Vec<String> = table(network)
+        .iter()
+        .map(|Entry { name, when, why, .. }| {
+            let condition = match when {
+                When::Always => String::new(),
+                When::Bits(at, bits) => format!(" with the bits {bits:#x} in argument {at}"),
+                When::Masked(at, mask, value) => format!(" where argument {at} & {mask:#x} is {value:#x}"),
+                When::Unlike(at, values) => format!(" unless argument {at} is one of {values:?}"),
+                When::IsWithout(first, at) => format!(" where argument 0 is {first} and {at} is not 0"),
+            };
+            format!("{}{condition}: {why}", name.trim_start_matches("SYS_"))
+        })
+        .collect();
+    lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
+    lines.push("every call of a foreign architecture or x32: killed".to_owned());
+    lines
 }
 
 /// The programs to install, in this order.

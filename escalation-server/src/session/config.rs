@@ -8,18 +8,25 @@ use postern_shim::wire::Bytes;
 use serde::Deserialize;
 
 use super::directories::{Directories, SYSTEM};
+use super::permissions::{PermissionsTable, expand, permissions};
 use crate::flow::Execution;
 use crate::policy::{self, LoadError, Policy, Subject};
-use crate::profile::{self, Access, Entry, Place, Profile};
+use crate::profile::{self, Base, Profile, from_json, from_legacy};
 
 /// What the command line asks for; it wins over files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     pub(crate) sandbox: Option<String>,
     pub(crate) profile: Option<String>,
+    /// A profile as JSON, in place of a named one.
+    pub(crate) permissions: Option<PathBuf>,
+    /// A profile as JSON that is added to it.
+    pub(crate) add: Option<PathBuf>,
     pub(crate) rules: Vec<PathBuf>,
     pub(crate) config: Option<PathBuf>,
     pub(crate) cwd: Option<PathBuf>,
+    /// Further project directories.
+    pub(crate) add_dirs: Vec<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,22 +61,6 @@ struct LogTable {
     max_mib: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PermissionsTable {
-    #[serde(default)]
-    filesystem: BTreeMap<String, toml::Value>,
-    #[serde(default)]
-    network: NetworkTable,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NetworkTable {
-    #[serde(default)]
-    enabled: bool,
-}
-
 /// Everything that files and options say.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -81,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) log_max_bytes: u64,
     /// The files that all this came from.
     pub(crate) sources: Vec<PathBuf>,
+    /// What was read and means nothing here.
+    pub(crate) notes: Vec<String>,
 }
 
 const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
@@ -112,20 +105,22 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     }
 
     let mut named = BTreeMap::new();
+    let mut notes = Vec::new();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
         for (name, table) in file.permissions {
             let key = place(&format!("permissions.{name}"));
             if MODES.contains(&name.as_str())
-                || ["unsandboxed", "turn_default", "git", "network"].contains(&name.as_str())
+                || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING]
+                    .contains(&name.as_str())
             {
                 return Err(ConfigError::Value {
                     place: key,
                     what: "the name is taken by a built-in".to_owned(),
                 });
             }
-            let profile = permissions(&name, table, &key, &directories.home)?;
+            let profile = permissions(&name, table, &key, &directories.home, &mut notes)?;
             named.insert(name, profile);
         }
         turn = choose(file.sandbox, file.profile, &path.display().to_string())?.or(turn);
@@ -151,6 +146,14 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             .or_else(|| mode(&name))
             .ok_or_else(|| unknown_profile(&place, &name, &named))?,
     };
+    let turn = match &options.permissions {
+        Some(path) => json_profile("permissions", path, directories)?,
+        None => turn,
+    };
+    let turn = match &options.add {
+        Some(path) => turn.plus(&json_profile("added", path, directories)?),
+        None => turn,
+    };
     // Before the profiles that start from it.
     let turn = narrow(turn)?;
     named.entry("git".to_owned()).or_insert_with(|| profile::git(&turn));
@@ -158,6 +161,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     for name in ["read-only", "workspace-write"] {
         named.extend(mode(name).map(|profile| (name.to_owned(), profile)));
     }
+    named.insert(profile::EVERYTHING.to_owned(), profile::everything());
 
     let mut paths = Vec::new();
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
@@ -181,7 +185,32 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         Some((execution, _)) => execution,
         None => Execution::Unsandboxed,
     };
-    Ok(Config { turn, named, default_execution, policy, log_max_bytes: max_mib << 20, sources: paths })
+    Ok(Config { turn, named, default_execution, policy, log_max_bytes: max_mib << 20, sources: paths, notes })
+}
+
+/// A profile, or a legacy mode, from a JSON file; `-` is standard input. Relative paths are the file's
+/// directory's.
+pub(super) fn json_profile(
+    name: &str,
+    path: &Path,
+    directories: &Directories,
+) -> Result<Profile, ConfigError> {
+    let error = |error| ConfigError::Read { path: path.to_path_buf(), error };
+    let (text, directory) = if path == Path::new("-") {
+        (std::io::read_to_string(std::io::stdin()).map_err(error)?, std::env::current_dir().map_err(error)?)
+    } else {
+        let real = path.canonicalize().map_err(error)?;
+        let directory = real.parent().unwrap_or(Path::new("/")).to_path_buf();
+        (std::fs::read_to_string(&real).map_err(error)?, directory)
+    };
+    let base = Base { directory: &directory, home: &directories.home };
+    let value = |error: profile::JsonError| ConfigError::Value {
+        place: path.display().to_string(),
+        what: error.to_string(),
+    };
+    let legacy =
+        serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|json| json.get("type").is_some());
+    if legacy { from_legacy(&text, base) } else { from_json(name, &text, base) }.map_err(value)
 }
 
 /// `POSTERN_SANDBOX` may narrow what is configured, and nothing else.
@@ -324,133 +353,4 @@ pub(crate) fn check_rules(
         execution: hit.rule.allowed.execution.as_ref().map(ToString::to_string),
     });
     Ok(matched.collect())
-}
-
-fn expand(text: &str, home: &Path) -> PathBuf {
-    match text.strip_prefix("~/") {
-        Some(rest) => home.join(rest),
-        None if text == "~" => home.to_path_buf(),
-        None => PathBuf::from(text),
-    }
-}
-
-fn permissions(
-    name: &str,
-    table: PermissionsTable,
-    place: &str,
-    home: &Path,
-) -> Result<Profile, ConfigError> {
-    let mut entries = Vec::new();
-    for (key, value) in table.filesystem {
-        let place = format!("{place}.filesystem.\"{key}\"");
-        let error = |what: String| ConfigError::Value { place: place.clone(), what };
-        match value {
-            toml::Value::String(text) => {
-                entries.push(Entry {
-                    place: self::place(&key, None, home).map_err(error)?,
-                    access: access(&text).map_err(error)?,
-                });
-            }
-            toml::Value::Table(below) => {
-                for (subpath, value) in below {
-                    let text = value
-                        .as_str()
-                        .ok_or_else(|| error(format!("`{subpath}`: expected \"read\" or \"write\"")))?;
-                    let spot = self::place(&key, Some(&subpath), home).map_err(error)?;
-                    entries.push(Entry { place: spot, access: access(text).map_err(error)? });
-                }
-            }
-            _ => return Err(error("expected \"read\", \"write\" or a table of subpaths".to_owned())),
-        }
-    }
-    Ok(Profile { name: name.to_owned(), filesystem: Some(entries), network: table.network.enabled })
-}
-
-fn access(text: &str) -> Result<Access, String> {
-    match text {
-        "read" => Ok(Access::Read),
-        "write" => Ok(Access::Write),
-        "none" => {
-            Err("\"none\" cannot be enforced by this version; leave out the entry that gives access"
-                .to_owned())
-        }
-        other => Err(format!("expected \"read\" or \"write\", got \"{other}\"")),
-    }
-}
-
-fn place(key: &str, below: Option<&str>, home: &Path) -> Result<Place, String> {
-    if key.contains(['*', '?', '[']) {
-        return Err("globs cannot be enforced by this version; name directories".to_owned());
-    }
-    let below = match below {
-        None | Some(".") => None,
-        Some(text)
-            if text.starts_with('/') || text.split('/').any(|part| matches!(part, "" | "." | "..")) =>
-        {
-            return Err(format!("`{text}`: expected a plain path below"));
-        }
-        Some(text) => Some(PathBuf::from(text)),
-    };
-    match (key, below) {
-        (":project_roots", below) => Ok(Place::ProjectRoots(below)),
-        (":root", None) => Ok(Place::Root),
-        (":tmpdir", None) => Ok(Place::Tmpdir),
-        (":slash_tmp", None) => Ok(Place::SlashTmp),
-        (":minimal", None) => Ok(Place::Minimal),
-        (token, _) if token.starts_with(':') => Err(
-            "expected :root, :project_roots, :tmpdir, :slash_tmp or :minimal; subpaths only of :project_roots and paths".to_owned(),
-        ),
-        (path, below) => {
-            let path = expand(path, home);
-            if !path.is_absolute() {
-                return Err("expected an absolute path, `~/…` or a special place".to_owned());
-            }
-            Ok(Place::Path(below.map_or(path.clone(), |below| path.join(below))))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Profile, ConfigError> {
-        let file: File = toml::from_str(text)
-            .map_err(|error| ConfigError::Parse { path: "c".into(), error: Box::new(error) })?;
-        let (name, table) = file.permissions.into_iter().next().unwrap();
-        permissions(&name, table, "c: permissions.p", Path::new("/home/u"))
-    }
-
-    #[test]
-    fn profiles_say_what_they_mean() {
-        let profile = parse(
-            "[permissions.p.filesystem]\n\":root\" = \"read\"\n\":project_roots\" = { \".\" = \"write\", \"docs\" = \"read\" }\n\
-             \"~/cache\" = \"write\"\n[permissions.p.network]\nenabled = true",
-        )
-        .unwrap();
-        assert!(profile.network);
-        let entries = profile.filesystem.unwrap();
-        assert!(
-            entries.contains(&Entry { place: Place::Path("/home/u/cache".into()), access: Access::Write })
-        );
-        assert!(
-            entries
-                .contains(&Entry { place: Place::ProjectRoots(Some("docs".into())), access: Access::Read })
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_held_is_refused_by_name() {
-        for (text, expected) in [
-            ("[permissions.p.filesystem]\n\"/a\" = \"none\"", "cannot be enforced"),
-            ("[permissions.p.filesystem]\n\"/a/**\" = \"read\"", "globs"),
-            ("[permissions.p.filesystem]\n\":nosuch\" = \"read\"", "expected :root"),
-            ("[permissions.p.filesystem]\n\"rel\" = \"read\"", "absolute"),
-            ("[permissions.p.filesystem]\n\":project_roots\" = { \"../x\" = \"read\" }", "plain path"),
-            ("[permissions.p]\nnetwrok = 1", "netwrok"),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
 }

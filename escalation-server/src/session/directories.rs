@@ -57,12 +57,12 @@ impl Directories {
 
     /// Whether writing at and below a path would change what the next session goes by: a place of
     /// Postern's own, something in one, or something that holds one.
-    pub(crate) fn decides(&self, real: impl Fn(&Path) -> PathBuf, root: &Path) -> Option<PathBuf> {
+    pub(crate) fn decides(&self, real: impl Fn(&Path) -> PathBuf, root: &Path) -> Vec<PathBuf> {
         let within = [self.prefix.join("libexec/postern"), self.prefix.join("lib/postern")];
         let within =
             within.iter().map(PathBuf::as_path).chain([&*self.state, &*self.config, Path::new(SYSTEM)]);
-        let holds = self.own().into_iter().find(|own| real(own).starts_with(root)).map(Path::to_path_buf);
-        holds.or_else(|| within.map(&real).find(|own| root.starts_with(own)))
+        let holds = self.own().into_iter().map(&real).filter(|own| own.starts_with(root));
+        holds.chain(within.map(&real).filter(|own| root.starts_with(own))).collect()
     }
 
     /// Postern's own places, for what must not be written from inside.

@@ -13,7 +13,7 @@ use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
 use super::server::{self, Setup};
 use crate::flow::Execution;
-use crate::profile::{Access, Bases, Place, Profile, Reach, Resolved};
+use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
 use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan};
 use crate::sys::process::{self, Fork};
@@ -41,6 +41,10 @@ pub(crate) enum LaunchError {
          rule and configuration files elsewhere"
     )]
     Source(PathBuf),
+    #[error("--add-dir {path}: {error}")]
+    AddDir { path: PathBuf, error: io::Error },
+    #[error("--add-dir {path}: {own} is there, which no sandbox may write; add directories beside it")]
+    AddedOwn { path: PathBuf, own: PathBuf },
     #[error("--cwd {path}: {error}")]
     Cwd { path: PathBuf, error: io::Error },
     #[error("{what}: {error}")]
@@ -55,13 +59,14 @@ fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchE
 #[derive(Debug)]
 pub(crate) struct Prepared {
     directories: Directories,
-    config: Config,
+    pub(super) config: Config,
+    pub(super) bases: Bases,
     pub(crate) turn: Resolved,
     pub(crate) plan: Option<Plan>,
-    named: std::collections::BTreeMap<String, Resolved>,
+    pub(super) named: std::collections::BTreeMap<String, Resolved>,
     reach: Reach,
-    abilities: Abilities,
-    own: Own,
+    pub(super) abilities: Abilities,
+    pub(super) own: Own,
     id: String,
     tmpdir: PathBuf,
     pub(crate) cwd: PathBuf,
@@ -104,13 +109,21 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
     let temporary = temporary.canonicalize().map_err(io_error("find the temporary directory"))?;
     let tmpdir = temporary.join(format!("postern-{id}"));
-    let mut notes = Vec::new();
-    let bases = bases(&cwd, &tmpdir, &directories, &mut notes);
+    let mut notes = config.notes.clone();
+    let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
     let mut turn = resolve(&config.turn, &bases, &directories)?;
     let named = config
         .named
         .iter()
-        .map(|(name, profile)| Ok((name.clone(), resolve(profile, &bases, &directories)?)))
+        .map(|(name, profile)| {
+            let mut resolved = resolve(profile, &bases, &directories)?;
+            // What the turn takes stays taken wherever else a command runs.
+            resolved.keep_denied(&turn);
+            if *name == profile::EVERYTHING {
+                resolved.reopen(&turn);
+            }
+            Ok((name.clone(), resolved))
+        })
         .collect::<Result<std::collections::BTreeMap<_, _>, LaunchError>>()?;
     let reach = reach(&config, &turn, &named);
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
@@ -135,7 +148,28 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         turn.entries.clone_from(&plan.profile.entries);
         Some(plan)
     };
-    Ok(Prepared { directories, config, turn, plan, named, reach, abilities, own, id, tmpdir, cwd, notes })
+    Ok(Prepared {
+        directories,
+        config,
+        bases,
+        turn,
+        plan,
+        named,
+        reach,
+        abilities,
+        own,
+        id,
+        tmpdir,
+        cwd,
+        notes,
+    })
+}
+
+impl Prepared {
+    /// Starts nothing, and leaves nothing.
+    pub(super) fn discard(self) {
+        let _left = std::fs::remove_dir(&self.tmpdir);
+    }
 }
 
 fn new_id() -> io::Result<String> {
@@ -150,8 +184,14 @@ fn project_of(cwd: &Path) -> &Path {
     cwd.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok()).unwrap_or(cwd)
 }
 
-fn bases(cwd: &Path, tmpdir: &Path, directories: &Directories, notes: &mut Vec<String>) -> Bases {
-    let holds_own = |root: &Path| directories.decides(real, root);
+fn bases(
+    cwd: &Path,
+    add_dirs: &[PathBuf],
+    tmpdir: &Path,
+    directories: &Directories,
+    notes: &mut Vec<String>,
+) -> Result<Bases, LaunchError> {
+    let holds_own = |root: &Path| directories.decides(real, root).into_iter().next();
     let project = project_of(cwd).to_path_buf();
     let mut project_writable = true;
     if real(&directories.home).starts_with(&project) {
@@ -173,7 +213,26 @@ fn bases(cwd: &Path, tmpdir: &Path, directories: &Directories, notes: &mut Vec<S
         }
         blocked.is_none()
     });
-    Bases { project, project_writable, tmpdir: tmpdir.to_path_buf(), slash_tmp }
+    let added = add_dirs
+        .iter()
+        .map(|path| {
+            let error = |error| LaunchError::AddDir { path: path.clone(), error };
+            let found = path.canonicalize().map_err(error)?;
+            if !found.is_dir() {
+                return Err(error(io::ErrorKind::NotADirectory.into()));
+            }
+            match holds_own(&found) {
+                Some(own) => Err(LaunchError::AddedOwn { path: path.clone(), own }),
+                None if real(&directories.home).starts_with(&found) => {
+                    Err(LaunchError::AddedOwn { path: path.clone(), own: directories.home.clone() })
+                }
+                None => Ok(found),
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let cwd_writable = holds_own(&real(cwd)).is_none() && !real(&directories.home).starts_with(real(cwd));
+    let cwd = cwd.to_path_buf();
+    Ok(Bases { project, project_writable, added, cwd, cwd_writable, tmpdir: tmpdir.to_path_buf(), slash_tmp })
 }
 
 /// What the turn and every profile that a rule can grant may write.
@@ -190,7 +249,7 @@ fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<St
 }
 
 /// A path without symlinks as far as it exists.
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(found) = ancestor.canonicalize() {
             // Joining nothing would leave a slash at the end.
@@ -205,6 +264,11 @@ fn real(path: &Path) -> PathBuf {
 
 fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Result<Resolved, LaunchError> {
     let mut resolved = profile.resolve(bases);
+    if profile.name == profile::EVERYTHING {
+        // All but what decides about the next session.
+        let own = directories.own().into_iter().chain([directories.state.as_path()]);
+        resolved.entries.extend(own.map(|own| (own.to_path_buf(), Access::Read)));
+    }
     for (path, _) in &mut resolved.entries {
         *path = real(path);
     }
@@ -220,10 +284,9 @@ fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Resul
             _ => PathBuf::from("/"),
         };
         let open = |own: &PathBuf| {
-            let own = real(own);
-            root.starts_with(&own) || resolved.access(&own) == Some(Access::Write)
+            (root.starts_with(own) && root != Path::new("/")) || resolved.access(own) == Some(Access::Write)
         };
-        if let Some(own) = directories.decides(real, &root).filter(open) {
+        if let Some(own) = directories.decides(real, &root).into_iter().find(open) {
             return Err(Refusal::OwnFiles { profile: profile.name.clone(), path: root, own }.into());
         }
     }

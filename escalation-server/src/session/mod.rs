@@ -5,8 +5,10 @@ mod config;
 mod directories;
 mod elsewhere;
 mod environ;
+mod explain;
 mod intake;
 mod launch;
+mod permissions;
 mod pipeline;
 mod rerun;
 mod server;
@@ -14,4 +16,5 @@ mod settle;
 
 pub(crate) use config::{ConfigError, Options, check_rules};
 pub(crate) use directories::Directories;
+pub(crate) use explain::{convert, explain, intersect, name};
 pub(crate) use launch::{Running, bytes, launch, prepare};

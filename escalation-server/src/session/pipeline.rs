@@ -15,6 +15,7 @@ use super::{elsewhere, rerun};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Decision, EnvironmentChanges, Execution, Outcome, Request, Status};
 use crate::policy::{Subject, judge};
+use crate::profile::EVERYTHING;
 use crate::record;
 use crate::sys::{process, socket};
 
@@ -48,11 +49,13 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     );
 
     let context_profile = session.profile_of(context);
+    let denies = session.turn_denies();
     let named = match &judgement.allowed.execution {
         Some(Execution::Permissions(name)) => session.named.get(name),
+        Some(Execution::Unsandboxed) if denies => session.named.get(EVERYTHING),
         _ => None,
     };
-    let facts = Facts { asker: &context_profile, named };
+    let facts = Facts { asker: &context_profile, named, denies };
     let mut decision = settle(&request, &judgement, facts);
     let mut rerun = None;
     if let Decision::Escalate { execution, .. } = &decision {

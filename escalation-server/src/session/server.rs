@@ -195,6 +195,11 @@ async fn serve_async(setup: Setup) {
             }
             report = reports.recv() => match report {
                 Some(Report::ShellStarted { pid }) => session.shell.set(Some(pid)),
+                Some(Report::Covered { path, gap_us }) => {
+                    let path = crate::flow::text::to_json(path.as_os_str().as_encoded_bytes());
+                    let body = json!({ "path": path, "gap_us": gap_us });
+                    let _unrecorded = recorder.session_event("re-masked", &body);
+                }
                 Some(Report::ShellEnded { status }) => {
                     session.shell.set(None);
                     orderly = true;
@@ -301,14 +306,11 @@ impl Session {
         if context == ContextId::TURN {
             return Rc::clone(&self.turn);
         }
-        self.contexts.borrow().get(&context).map(|(profile, _)| Rc::clone(profile)).unwrap_or_else(|| {
-            Rc::new(Resolved {
-                name: String::new(),
-                unrestricted: false,
-                entries: Vec::new(),
-                network: false,
-            })
-        })
+        self.contexts
+            .borrow()
+            .get(&context)
+            .map(|(profile, _)| Rc::clone(profile))
+            .unwrap_or_else(|| Rc::new(Resolved::default()))
     }
 
     /// The parent of a process that descends from the spawner; none for any other.
@@ -348,6 +350,11 @@ impl Session {
     /// The turn's own socket, for a command that runs in the turn.
     pub(super) fn turn_gate(&self) -> io::Result<OwnedFd> {
         self.turn_gate.try_clone()
+    }
+
+    /// Whether the turn takes anything that every other execution must take too.
+    pub(super) fn turn_denies(&self) -> bool {
+        self.turn.denies()
     }
 
     /// How the place of an execution is enforced, and what that does not hold. None is in place.

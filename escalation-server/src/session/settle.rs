@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::flow::text::{printable, summary};
 use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Shape, Source, Verdict};
-use crate::profile::Resolved;
+use crate::profile::{EVERYTHING, Resolved};
 
 /// What the decision depends on besides the request.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,17 @@ pub(super) struct Facts<'a> {
     pub(super) asker: &'a Resolved,
     /// The profile that the judgement names, if it names one.
     pub(super) named: Option<&'a Resolved>,
+    /// Whether the turn denies anything.
+    pub(super) denies: bool,
+}
+
+/// What an execution becomes where the turn denies something: it stays denied everywhere, so nothing
+/// runs without a sandbox.
+pub(super) fn held(execution: &Execution, facts: Facts<'_>) -> Execution {
+    match execution {
+        Execution::Unsandboxed if facts.denies => Execution::Permissions(EVERYTHING.to_owned()),
+        other => other.clone(),
+    }
 }
 
 /// Whether an execution gives anything that the asker does not have.
@@ -46,6 +57,7 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     let Some(execution) = &judgement.allowed.execution else {
         return deny("the rule gives no execution".to_owned());
     };
+    let execution = &held(execution, facts);
     let wider = is_wider(execution, facts);
     if request.context != ContextId::TURN {
         return match execution {

@@ -1,0 +1,122 @@
+//! Patterns of denied paths, expanded into the paths that exist.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobMatcher};
+use walkdir::WalkDir;
+
+use super::facts::Refusal;
+
+/// Paths that the patterns of one profile may match.
+const MOST: usize = 8192;
+/// What a sandbox has of its own, whatever the machine has there.
+const REPLACED: [&str; 2] = ["/proc", "/dev"];
+
+fn matcher(pattern: &str) -> Result<GlobMatcher, globset::Error> {
+    // `*` and `?` stay within a name, `**` does not; an unclosed bracket is itself.
+    let built = |pattern: &str| GlobBuilder::new(pattern).literal_separator(true).build();
+    let glob = built(pattern).or_else(|error| match error.kind() {
+        globset::ErrorKind::UnclosedClass => built(&pattern.replace('[', "[[]")),
+        _ => Err(error),
+    })?;
+    Ok(glob.compile_matcher())
+}
+
+/// # Errors
+/// What is wrong with a pattern.
+pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
+    matcher(pattern).map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether an absolute pattern matches a path. One that is no pattern matches everything: it denies.
+pub(crate) fn matches(pattern: &str, path: &Path) -> bool {
+    matcher(pattern).map_or(true, |matcher| matcher.is_match(path))
+}
+
+/// The directory below which an absolute pattern can match: its part before any wildcard.
+fn root_of(pattern: &str) -> &Path {
+    let fixed =
+        pattern.find(['*', '?', '[', ']']).map_or(pattern, |at| pattern.get(..at).unwrap_or_default());
+    let end = fixed.rfind('/').unwrap_or(0);
+    Path::new(fixed.get(..end).filter(|root| !root.is_empty()).unwrap_or("/"))
+}
+
+/// The existing paths that absolute patterns match, free of symlinks: of a link that matches, what it
+/// leads to. Directories that are links are not followed.
+///
+/// # Errors
+/// A pattern that cannot be looked for: from `/` without a depth, over too many paths, or a
+/// directory that cannot be read.
+pub(super) fn expand(patterns: &[String], depth: Option<NonZeroU32>) -> Result<Vec<PathBuf>, Refusal> {
+    let mut found = Vec::new();
+    for pattern in patterns {
+        let refuse = |what: String| Refusal::Pattern { pattern: pattern.clone(), what };
+        let matcher = matcher(pattern).map_err(|error| refuse(error.to_string()))?;
+        let root = root_of(pattern);
+        if root == Path::new("/") && depth.is_none() {
+            return Err(refuse("it is looked for from `/`: give glob_scan_max_depth".to_owned()));
+        }
+        let depth = depth.map_or(usize::MAX, |depth| depth.get() as usize);
+        let walk = WalkDir::new(root).max_depth(depth).into_iter();
+        let own = |path: &Path| REPLACED.iter().any(|replaced| path == Path::new(replaced));
+        for entry in walk.filter_entry(|entry| !own(entry.path())) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) if error.io_error().is_some_and(is_harmless) => continue,
+                Err(error) => return Err(refuse(error.to_string())),
+            };
+            if !matcher.is_match(entry.path()) {
+                continue;
+            }
+            let target =
+                if entry.path_is_symlink() { entry.path().canonicalize() } else { Ok(entry.into_path()) };
+            found.extend(target);
+            if found.len() > MOST {
+                return Err(refuse(format!("it matches more than {MOST} paths: narrow it")));
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// What went away meanwhile, and what this user cannot read either: nobody inside has more rights.
+fn is_harmless(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matches_is_found_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        for path in ["a/.env", "a/b/x.env", "a/b/c/y.env", "a/plain"] {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("a/plain"), root.join("link.env")).unwrap();
+        std::os::unix::fs::symlink(&root, root.join("a/loop")).unwrap();
+        let find = |pattern: &str, depth: Option<u32>| {
+            let pattern = format!("{}/{pattern}", root.display());
+            let found = expand(&[pattern], depth.and_then(NonZeroU32::new)).unwrap();
+            let below = |path: PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+            found.into_iter().map(below).collect::<Vec<_>>()
+        };
+        assert_eq!(find("**/*.env", None), ["a/.env", "a/b/c/y.env", "a/b/x.env", "a/plain"]);
+        assert_eq!(find("**/*.env", Some(2)), ["a/.env", "a/plain"]);
+        assert_eq!(find("a/*.env", None), ["a/.env"]);
+        assert_eq!(find("a/?", None), ["a/b"]);
+        assert_eq!(find("a/[", None), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn the_whole_machine_is_not_walked_by_accident() {
+        assert!(expand(&["/**/*.env".to_owned()], None).is_err());
+    }
+}

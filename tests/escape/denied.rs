@@ -1,0 +1,188 @@
+//! What a profile denies, in every place where a command can run.
+
+use postern_tests::{World, finish, for_each_user, stdout, text};
+
+const CONFIG: &str = "profile = 'p'\n\
+    [permissions.p.filesystem]\n\
+    ':root' = 'read'\n\
+    ':project_roots' = { '.' = 'write', '**/*.env' = 'none', 'private' = 'none', 'private/open' = 'write', 'later/x' = 'none' }\n\
+    glob_scan_max_depth = 6\n\
+    [permissions.other.filesystem]\n\
+    ':root' = 'read'\n\
+    ':project_roots' = 'write'\n";
+
+fn furnish(world: &World) -> std::path::PathBuf {
+    for directory in ["ws/sub", "ws/private/open"] {
+        std::fs::create_dir_all(world.root.join(directory)).unwrap();
+    }
+    for file in ["ws/.env", "ws/sub/x.env", "ws/private/kept"] {
+        world.write(file, "SECRET");
+    }
+    std::os::unix::fs::symlink(".env", world.workspace.join("link")).unwrap();
+    world.write("ws/private/open/file", "OPEN");
+    world.own();
+    world.write("c.toml", CONFIG)
+}
+
+/// Tries to read and change everything that is denied, and reads what is open.
+const ATTACK: &str = "
+import os
+print('began', flush=True)
+def tried(what, attack):
+    try:
+        found = attack()
+        print(what, found, flush=True)
+    except OSError:
+        pass
+read = lambda path: lambda: open(path).read()
+for path in ['.env', 'sub/x.env', 'private/kept', 'link', '/proc/self/root' + os.getcwd() + '/.env', './sub/../.env']:
+    tried(path, read(path))
+    tried(path, lambda: os.chmod(path, 0o777))
+    tried(path, lambda: open(path, 'w'))
+tried('list', lambda: os.listdir('private'))
+tried('hard link', lambda: os.link('.env', 'linked'))
+tried('rename', lambda: os.rename('.env', 'renamed'))
+tried('rename above', lambda: os.rename('sub', 'sub2'))
+tried('unlink', lambda: os.unlink('sub/x.env'))
+tried('create', lambda: os.makedirs('later/x'))
+tried('replace', lambda: os.rename('mine', '.env')) if not open('mine', 'w').close() else None
+print(open('private/open/file').read())
+";
+
+#[test]
+fn denied_paths_are_denied_in_every_execution() {
+    for_each_user(|world| {
+        let config = furnish(world);
+        let attack = world.write("attack.py", ATTACK);
+        for execution in ["", "turn_default", "unsandboxed", "network", "git", "other"] {
+            let rules = match execution {
+                "" => world.write("r.rules", ""),
+                execution => {
+                    world.write("r.rules", format!("prefix_rule(['python3'], execution = '{execution}')"))
+                }
+            };
+            let mut command = world.postern();
+            command.arg("--config").arg(&config).arg("--rules").arg(&rules);
+            let output = finish(command.args(["--", "-fc", &format!("python3 {}", attack.display())]));
+            // A profile of its own does not give what the turn's gives below its denial.
+            let open = if execution == "other" { "began" } else { "began\nOPEN" };
+            assert_eq!(stdout(&output), open, "{execution}: {}", text(&output.stderr));
+            assert_eq!(std::fs::read_to_string(world.workspace.join(".env")).unwrap(), "SECRET");
+            assert!(!world.workspace.join("later").exists());
+        }
+        let records = world.records();
+        let everything = records.iter().filter(|line| line["execution"]["permissions"] == "everything");
+        assert_eq!(everything.count(), 1, "an unsandboxed command is recorded as what it became");
+        assert!(!records.iter().any(|line| line["execution"] == "unsandboxed"));
+    });
+}
+
+#[test]
+fn outside_every_denied_path_can_be_read() {
+    // Or the test above would show nothing.
+    for_each_user(|world| {
+        let _config = furnish(world);
+        let attack = world.write("attack.py", ATTACK);
+        let output = world.plain("python3", &[attack.to_str().unwrap()]);
+        let out = stdout(&output);
+        for done in
+            [".env SECRET", "sub/x.env SECRET", "private/kept SECRET", "hard link None", "rename above None"]
+        {
+            assert!(out.contains(done), "{done}: {out}");
+        }
+    });
+}
+
+#[test]
+fn files_that_the_sandbox_makes_itself_are_its_own() {
+    for_each_user(|world| {
+        let config = furnish(world);
+        let script = "print mine > sub/new.env && cat sub/new.env";
+        let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "mine", "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn a_pattern_from_the_root_needs_a_depth() {
+    for_each_user(|world| {
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n'/**/*.env' = 'none'\n",
+        );
+        let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", "true"]));
+        assert_eq!(output.status.code(), Some(125));
+        assert!(text(&output.stderr).contains("give glob_scan_max_depth"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn read_only_and_one_directory_gives_that_directory_and_nothing_else() {
+    for_each_user(|world| {
+        let extra = world.root.join("extra");
+        std::fs::create_dir(&extra).unwrap();
+        world.own();
+        let config = world.write(
+            "c.toml",
+            format!(
+                "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n'{}' = 'write'\n",
+                extra.display()
+            ),
+        );
+        let script = format!("touch {}/yes; touch no; touch /tmp/postern-no; ls", extra.display());
+        let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", &script]));
+        assert_eq!(stdout(&output), "", "{}", text(&output.stderr));
+        assert!(extra.join("yes").exists());
+        assert!(!world.workspace.join("no").exists() && !std::path::Path::new("/tmp/postern-no").exists());
+    });
+}
+
+#[test]
+fn an_added_directory_is_a_project_with_its_protections() {
+    for_each_user(|world| {
+        let added = world.root.join("added");
+        std::fs::create_dir(&added).unwrap();
+        world.own();
+        assert!(world.plain("git", &["init", "-q", added.to_str().unwrap()]).status.success());
+        let script = format!("cd {0}; touch yes; touch .git/no; mkdir .codex; print tried", added.display());
+        let output = finish(world.postern().arg("--add-dir").arg(&added).args(["--", "-fc", &script]));
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(
+            added.join("yes").exists() && !added.join(".git/no").exists() && !added.join(".codex").exists()
+        );
+        let home = world.root.join("home");
+        let output = finish(world.postern().arg("--add-dir").arg(&home).args(["--", "-fc", "true"]));
+        assert_eq!(output.status.code(), Some(125));
+        assert!(text(&output.stderr).contains("--add-dir"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn explain_names_the_entry_that_decides() {
+    for_each_user(|world| {
+        let config = furnish(world);
+        let ask = |path: &str| {
+            let mut command = world.postern();
+            command.args(["sandbox", "explain", "--path", path, "--config"]).arg(&config);
+            let output = finish(&mut command);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            stdout(&output)
+        };
+        for (path, access, why) in [
+            ("sub/x.env", "none", "the pattern"),
+            ("private/kept", "none", "p: :project_roots private = none"),
+            ("private/open/new", "write", "p: :project_roots private/open = write"),
+            (".git/hooks/x", "read", "protected"),
+            ("/etc/passwd", "read", "p: :root = read"),
+            ("new", "write", "p: :project_roots = write"),
+        ] {
+            let said = ask(path);
+            assert!(said.starts_with(access) && said.contains(why), "{path}: {said}");
+        }
+        let whole = finish(world.postern().args(["sandbox", "explain", "--config"]).arg(&config));
+        let whole = stdout(&whole);
+        for part in ["mounts, in this order", "masked", "stand-in", "Landlock", "ptrace: "] {
+            assert!(whole.contains(part), "{part}: {whole}");
+        }
+    });
+}
