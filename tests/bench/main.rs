@@ -1,26 +1,46 @@
 //! Speed, as ratios against plain zsh doing the same work in the same minute.
 //!
 //! Each line runs pairs, plain and gated in turn, and prints the median of the pairs' ratios with its
-//! 95 % interval (order statistics). A promise is kept when the interval's upper end is.
+//! 95 % interval (order statistics), for wall time and for the processor time of everything that ran.
+//! A promise is kept when the wall interval's upper end is.
 
-use std::fmt::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::sys::wait::wait;
 use postern_tests::{User, World, installed_stock};
 
 const PAIRS: usize = 21;
 const EXECS: u32 = 200;
 
-fn time(command: &mut Command) -> Duration {
+/// Seconds on the clock, and of processors.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: f64,
+    cpu: f64,
+}
+
+fn processors() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the kernel counts");
+    (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6
+}
+
+/// The clock stops when the command ends; the processors count until nothing of it is left.
+fn time(command: &mut Command) -> Took {
+    let before = processors();
     let began = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("a program starts");
+    let wall = began.elapsed().as_secs_f64();
     assert!(status.success(), "{command:?}: {status}");
-    began.elapsed()
+    while wait().is_ok() {}
+    Took { wall, cpu: processors() - before }
 }
 
 /// Median and 95 % interval of some values.
-fn median(values: &mut [f64]) -> (f64, f64, f64) {
+fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let count = values.len() as f64;
     let reach = 1.96 * count.sqrt() / 2.0;
@@ -28,30 +48,38 @@ fn median(values: &mut [f64]) -> (f64, f64, f64) {
     (at(count / 2.0), at(count / 2.0 - reach), at(count / 2.0 + reach))
 }
 
-struct Line {
-    work: &'static str,
-    promise: &'static str,
-    measured: (f64, f64, f64),
-    unit: &'static str,
+fn pairs(mut base: impl FnMut() -> Took, mut ours: impl FnMut() -> Took) -> Vec<(Took, Took)> {
+    base();
+    ours();
+    (0..PAIRS).map(|_| (base(), ours())).collect()
 }
 
-fn pairs(mut plain: impl FnMut() -> Duration, mut gated: impl FnMut() -> Duration) -> (Vec<f64>, Vec<f64>) {
-    let (mut ratios, mut differences) = (Vec::new(), Vec::new());
-    plain();
-    gated();
-    for _ in 0..PAIRS {
-        let (one, other) = (plain().as_secs_f64(), gated().as_secs_f64());
-        ratios.push(other / one);
-        differences.push((other - one) * 1e3);
-    }
-    (ratios, differences)
+fn line(work: &str, promise: &str, measured: &[(Took, Took)], compare: fn(f64, f64) -> f64, unit: &str) {
+    let column = |of: fn(&Took) -> f64| {
+        median(measured.iter().map(|(base, ours)| compare(of(base), of(ours))).collect())
+    };
+    let (middle, low, high) = column(|took| took.wall);
+    let (cpu, ..) = column(|took| took.cpu);
+    println!(
+        "{work:<46} {middle:>6.2}{unit:<3} [{low:.2}, {high:.2}]  cpu {cpu:>6.2}{unit:<3}  promise {promise}"
+    );
+}
+
+fn ratio(base: f64, ours: f64) -> f64 {
+    ours / base
+}
+
+fn added(base: f64, ours: f64) -> f64 {
+    (ours - base) * 1e3
 }
 
 fn main() {
+    // What a session leaves for a moment is waited for here, and counted.
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
     let world = World::new(User::Ourselves);
     let loops = format!("repeat {EXECS} /bin/true");
     let plain = |script: &str| time(world.plain_command(installed_stock()).args(["-fc", script]));
-    let gated = |rules: &std::path::Path, script: &str| {
+    let gated = |rules: &Path, script: &str| {
         time(world.postern().arg("--rules").arg(rules).args(["--", "-fc", script]))
     };
     let rules = |name: &str, execution: &str| {
@@ -61,58 +89,39 @@ fn main() {
         )
     };
     let judged = world.write("judged.rules", "prefix_rule([\"git\"])\n");
-    let (outside, turn, profile) =
-        (rules("o.rules", "unsandboxed"), rules("t.rules", "turn_default"), rules("p.rules", "git"));
-    let mut lines = Vec::new();
+    let (outside, turn) = (rules("o.rules", "unsandboxed"), rules("t.rules", "turn_default"));
+    let profile = rules("p.rules", "read-only");
     for (work, promise, rules) in [
         ("judged by the server, answer Run", "<= 1.20", &judged),
         ("escalated, Unsandboxed", "<= 1.8", &outside),
         ("escalated, TurnDefault", "-", &turn),
         ("escalated, Permissions, all namespaces", "<= 2.8", &profile),
     ] {
-        let (mut ratios, _) = pairs(|| plain(&loops), || gated(rules, &loops));
-        lines.push(Line { work, promise, measured: median(&mut ratios), unit: "x" });
-        print_line(lines.last().expect("just pushed"));
+        line(work, promise, &pairs(|| plain(&loops), || gated(rules, &loops)), ratio, "x");
     }
-    let (_, mut differences) = pairs(
+    if Path::new("/usr/bin/bwrap").exists() {
+        // The same in bubblewrap's terms: everything read-only, its own processes, no network.
+        let bwrap = "repeat 200 bwrap --unshare-all --ro-bind / / --dev /dev --proc /proc /bin/true";
+        let measured = pairs(|| plain(bwrap), || gated(&profile, &loops));
+        line("the same against plain zsh running bwrap", "<= 0.5", &measured, ratio, "x");
+    } else {
+        println!("bwrap is not installed: its line is left out");
+    }
+    let starts = pairs(
         || time(world.plain_command(installed_stock()).args(["-fc", "true"])),
         || time(world.posternsh().args(["-fc", "true"])),
     );
-    lines.push(Line {
-        work: "start and end of a shell, added",
-        promise: "<= 3 ms",
-        measured: median(&mut differences),
-        unit: " ms",
-    });
-    print_line(lines.last().expect("just pushed"));
-
-    let (ratio, seconds) = configure(&world);
-    let mut one = [ratio];
-    lines.push(Line {
-        work: "configure of zsh, by zsh (one pair)",
-        promise: "<= 1.05",
-        measured: median(&mut one),
-        unit: "x",
-    });
-    print_line(lines.last().expect("just pushed"));
-    println!("configure took {seconds:.1} s under plain zsh; {EXECS} execs a run, {PAIRS} pairs a line");
-}
-
-fn print_line(line: &Line) {
-    let (middle, low, high) = line.measured;
-    let mut text = format!("{:<42} {middle:>6.2}{}", line.work, line.unit);
-    let _written = write!(text, "   [{low:.2}, {high:.2}]   promise {}", line.promise);
-    println!("{text}");
+    line("start and end of a shell, added", "<= 3 ms", &starts, added, " ms");
+    line("configure of zsh, by zsh (one pair)", "<= 1.05", &[configure(&world)], ratio, "x");
+    println!("{EXECS} execs a run, {PAIRS} pairs a line");
 }
 
 /// The unpacked source configured by a shell that is called sh: plain zsh, and ours in a session.
-fn configure(world: &World) -> (f64, f64) {
-    let cache = installed_stock();
-    assert!(cache.exists());
+fn configure(world: &World) -> (Took, Took) {
     let tarball =
         Command::new(postern_tests::checkout().join("zsh-patches/fetch")).output().expect("fetch runs");
     let tarball = postern_tests::stdout(&tarball);
-    let run = |name: &str, zsh: &std::path::Path, session: bool| {
+    let run = |name: &str, zsh: &Path, session: bool| {
         let directory = world.workspace.join(name);
         std::fs::create_dir(&directory).expect("a directory");
         let unpacked = Command::new("tar")
@@ -130,9 +139,9 @@ fn configure(world: &World) -> (f64, f64) {
             shell.display()
         );
         let mut command = if session { world.posternsh() } else { world.plain_command(installed_stock()) };
-        time(command.args(["-fc", &script])).as_secs_f64()
+        time(command.args(["-fc", &script]))
     };
     let plain = run("plain", &installed_stock(), false);
     let gated = run("gated", &postern_tests::prefix().join("libexec/postern/zsh"), true);
-    (gated / plain, plain)
+    (plain, gated)
 }
