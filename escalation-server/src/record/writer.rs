@@ -111,9 +111,7 @@ impl Recorder {
         body: &Value,
         durable: bool,
     ) -> Result<i64, Unrecorded> {
-        if self.bytes.get() > ALL_BYTES {
-            return Err(Unrecorded);
-        }
+        self.works()?;
         let seq = self.next.get();
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let event = Event {
@@ -132,6 +130,18 @@ impl Recorder {
             commit(&self.journal.chain, &self.journal.queue)?;
         }
         Ok(seq)
+    }
+
+    /// Whether what is decided now can be recorded.
+    ///
+    /// # Errors
+    /// [`Unrecorded`].
+    pub(crate) fn works(&self) -> Result<(), Unrecorded> {
+        if self.bytes.get() > ALL_BYTES || self.journal.queue.lock().broken {
+            Err(Unrecorded)
+        } else {
+            Ok(())
+        }
     }
 
     /// Records a decision. With `durable` it survives the end of every process before this returns.

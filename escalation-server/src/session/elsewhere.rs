@@ -81,7 +81,6 @@ async fn order(
         fds.push(cwd.as_fd());
     }
     fds.extend(gate.as_ref().map(AsFd::as_fd));
-    asker.answer(Answer::Escalate);
     session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))
 }
 

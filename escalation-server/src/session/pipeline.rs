@@ -57,6 +57,9 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     };
     let facts = Facts { asker: &context_profile, named, denies };
     let mut decision = settle(&request, &judgement, facts);
+    if let Err(error) = session.recorder.works() {
+        return asker.deny(&format!("{}: {error}", printable(request.path.as_slice())));
+    }
     let mut rerun = None;
     if let Decision::Escalate { execution, .. } = &decision {
         let wider = is_wider(execution, facts);
@@ -64,6 +67,14 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
             Ok(ready) => rerun = Some(ready),
             Err(why) => decision = Decision::Deny { reason: why },
         }
+    }
+    // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
+    // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
+    // blocks the signals that were just read from it.
+    match &decision {
+        Decision::Run { .. } => asker.answer(Answer::Run),
+        Decision::Escalate { .. } => asker.answer(Answer::Escalate),
+        Decision::Deny { .. } => {}
     }
 
     let decide_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -79,7 +90,6 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
 
     let outcome = match (decision, rerun) {
         (Decision::Run { .. }, _) => {
-            asker.answer(Answer::Run);
             let peer = handles.into_peer();
             drop((asker, request, body));
             ran_in_place(peer, began).await
