@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::front::{self, ExplainArguments, LogArguments};
 use crate::session::Options;
@@ -189,10 +189,4 @@ fn status(result: Result<(), String>) -> i32 {
             1
         }
     }
-}
-
-/// The command line's own description, for tests of help and documents.
-#[must_use]
-pub fn description() -> clap::Command {
-    Cli::command()
 }

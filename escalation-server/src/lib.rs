@@ -24,4 +24,4 @@ mod session;
 #[expect(unsafe_code, reason = "system calls; each block has its SAFETY note")]
 mod sys;
 
-pub use cli::{description, main};
+pub use cli::main;

@@ -131,7 +131,10 @@ fn finish(running: &Running) -> Result<(), String> {
                 });
             }
             Ok(Some((FrontReport::Stopped, _))) => {}
-            _ => return Err("the session did not start in time".to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Err("the session did not start in time".to_owned());
+            }
+            Ok(None) | Err(_) => return Err("the session's spawner died".to_owned()),
         }
     }
 }

@@ -120,9 +120,10 @@ pub(crate) fn log(arguments: LogArguments) -> Result<(), String> {
 
 fn follow(reader: &Reader, arguments: LogArguments, out: &mut impl Write) -> Result<io::Result<()>, String> {
     const TURN: Duration = Duration::from_millis(300);
+    const LATE_US: i64 = 10_000_000;
     let colour =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let filter = Filter {
+    let mut filter = Filter {
         session: arguments.session,
         decision: arguments.decision,
         execution: arguments.execution,
@@ -133,10 +134,16 @@ fn follow(reader: &Reader, arguments: LogArguments, out: &mut impl Write) -> Res
     let mut shown = std::collections::HashSet::new();
     let mut heading = !arguments.json;
     loop {
+        // From where the next turn has to read: what is open still, or what others commit late.
+        let (mut still_open, mut last) = (None, filter.since_us);
         for line in reader.lines(&filter).map_err(|error| error.to_string())? {
             let key = (line.json["session"].to_string(), line.json["seq"].to_string());
             // A follower waits for the outcome, so that each line is written once and whole.
             let open = line.kind == "decided" && line.json["outcome"].is_null();
+            last = last.max(Some(line.time_us - LATE_US));
+            if open && still_open.is_none() {
+                still_open = Some(line.time_us);
+            }
             if (arguments.follow && open) || !shown.insert(key) {
                 continue;
             }
@@ -160,6 +167,7 @@ fn follow(reader: &Reader, arguments: LogArguments, out: &mut impl Write) -> Res
         if let Err(error) = out.flush() {
             return Ok(Err(error));
         }
+        filter.since_us = still_open.or(last);
         std::thread::sleep(TURN);
     }
 }
@@ -208,7 +216,8 @@ fn row(line: &Line, colour: bool) -> String {
     // Ids begin with a time, which the next column has.
     let session = json["session"].as_str().and_then(|id| id.rsplit('-').next()).unwrap_or_default();
     if line.kind != "decided" {
-        let said = json["profile"].as_str().or_else(|| json["reason"].as_str()).unwrap_or_default();
+        let said =
+            ["profile", "reason", "path"].iter().find_map(|key| json[*key].as_str()).unwrap_or_default();
         return format!(
             "{session:<7}  {seq:>6}  {time:<12}  {}  {}",
             line.kind.replace('_', " "),

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use serde_json::Value;
 
 use crate::flow::text::printable;
 use crate::record::{Filter, Reader};
-use crate::runner::{kill_descendants, parent_of};
+use crate::runner::kill_descendants;
 use crate::session::Directories;
 use crate::sys::process;
 
@@ -16,10 +18,12 @@ struct Session {
     line: String,
 }
 
-/// A server of ours: its name is as the kernel has it, its user is this one.
+/// A server of ours: its name is as the kernel has it, its user is this one (proc_pid_status(5)).
 fn is_server(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postern-server")
-        && parent_of(pid).is_some()
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let uid = field("Uid:").and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+    field("Name:") == Some("postern-server") && uid == Some(geteuid().as_raw())
 }
 
 fn living() -> Result<Vec<Session>, String> {

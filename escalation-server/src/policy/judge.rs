@@ -63,15 +63,24 @@ pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution)
         };
     };
     let rule = winner.rule;
+    // Neither of two profiles is the narrower one, so that no rule says which it is to be.
+    let rival = matches.iter().find(|hit| {
+        let (one, other) = (given(hit.rule), given(rule));
+        hit.rule.verdict == Verdict::Allow && width(&one) == width(&other) && one != other
+    });
+    let rival = rival.filter(|_| rule.verdict == Verdict::Allow).map(|hit| hit.rule);
     let allows = || matches.iter().filter(|hit| hit.rule.verdict == Verdict::Allow);
     let env_keep = rule.allowed.env_keep.iter();
     let kept_by_all = |name: &&String| allows().all(|hit| hit.rule.allowed.env_keep.contains(name));
     Judgement {
-        verdict: rule.verdict,
+        verdict: rival.map_or(rule.verdict, |_| Verdict::Prompt),
         source: Source::Rule(RuleSource {
             file: rule.file.clone(),
             line: rule.line,
-            justification: rule.justification.clone(),
+            justification: rival.map_or_else(
+                || rule.justification.clone(),
+                |rival| Some(format!("{}:{} gives another profile", rival.file, rival.line)),
+            ),
         }),
         allowed: Allowed {
             execution: Some(given(rule)),
@@ -182,6 +191,24 @@ prefix_rule(["exact"], decision = "forbidden")
             &Execution::Unsandboxed,
         );
         (judgement.verdict, judgement.source != Source::Heuristic, judgement.allowed.execution)
+    }
+
+    #[test]
+    fn two_profiles_for_one_command_are_a_question() {
+        let rules =
+            "prefix_rule(['cat'], execution = 'one')\nprefix_rule(['/usr/bin/cat'], execution = 'other')\n";
+        let policy = load([("r.rules", rules)]).unwrap();
+        let argv = [Bytes(b"cat".to_vec())];
+        let path = Path::new("/usr/bin/cat");
+        let subject = Subject {
+            given: path,
+            resolved: Some(path),
+            given_holds: true,
+            agent_writable: false,
+            argv: &argv,
+        };
+        let judgement = judge(&policy, &subject, &Execution::Unsandboxed);
+        assert_eq!(judgement.verdict, Verdict::Prompt);
     }
 
     fn plain(path: &'static str, argv: &'static str) -> Case {

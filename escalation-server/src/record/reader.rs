@@ -24,6 +24,7 @@ pub(crate) struct Filter {
 /// One line of history: a decision joined with its outcome, or a session's event.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
+    pub(crate) time_us: i64,
     pub(crate) kind: String,
     pub(crate) json: Value,
 }
@@ -99,7 +100,7 @@ impl Reader {
             json["time"] = time(time_us).into();
             json["prev"] = prev.into();
             json["hash"] = hash.into();
-            let line = Line { kind, json };
+            let line = Line { time_us, kind, json };
             if passes(&line, filter) {
                 lines.push(line);
             }
