@@ -182,7 +182,9 @@ fn the_patch_stays_small() {
 #[test]
 fn every_option_is_in_the_readme() {
     let readme = std::fs::read_to_string(checkout().join("README.md")).unwrap();
-    for option in ["--sandbox", "--profile", "--permissions", "--rules", "--config", "--cwd", "--add-dir"] {
+    for option in
+        ["--sandbox", "--profile", "--permissions", "--rules", "--config", "--cwd", "--add-dir", "--pass-fd"]
+    {
         assert!(readme.contains(option), "{option}");
     }
 }

@@ -48,6 +48,9 @@ struct SessionArguments {
     /// Further project directories
     #[arg(long, value_name = "DIR", num_args = 1..)]
     add_dir: Vec<PathBuf>,
+    /// Descriptors that the shell gets besides 0 to 2
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(3..))]
+    pass_fd: Vec<i32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,11 +139,13 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
     };
     match cli.command {
         None => {
-            let SessionArguments { sandbox, profile, permissions, rules, config, cwd, add_dir } = cli.session;
+            let SessionArguments { sandbox, profile, permissions, rules, config, cwd, add_dir, pass_fd } =
+                cli.session;
             let mut zsh = vec![OsString::from("zsh")];
             zsh.extend(cli.zsh);
-            let add_dirs = add_dir;
-            let options = Options { sandbox, profile, permissions, add: None, rules, config, cwd, add_dirs };
+            let (add, add_dirs, pass_fds) = (None, add_dir, pass_fd);
+            let options =
+                Options { sandbox, profile, permissions, add, rules, config, cwd, add_dirs, pass_fds };
             front::run(&options, &zsh, false)
         }
         Some(Command::Log(arguments)) => status(front::log(arguments)),

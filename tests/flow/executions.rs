@@ -235,3 +235,31 @@ fn rules_check_prints_what_the_reference_prints() {
         assert_eq!(check(&["ls"]), serde_json::json!({ "matchedRules": [] }));
     });
 }
+
+#[test]
+fn descriptors_are_passed_by_name_and_no_others() {
+    for_each_user(|world| {
+        let input = world.write("outside/input", "passed");
+        let postern = postern_tests::prefix().join("bin/postern");
+        let run = |options: &str, script: &str| {
+            let (postern, input) = (postern.display(), input.display());
+            world.plain(
+                "bash",
+                &["-c", &format!("{postern} {options} -- -fc '{script}' 5< {input} 6< {input}")],
+            )
+        };
+        let output = run("--pass-fd 5", "cat <&5; cat <&6");
+        assert_eq!(stdout(&output), "passed", "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("bad file descriptor"));
+        for (options, expected) in
+            [("--pass-fd 9", "--pass-fd 9"), ("--pass-fd 63", "choose another"), ("--pass-fd 1", "3..")]
+        {
+            let output = run(options, "print started");
+            assert_eq!(stdout(&output), "");
+            assert!(text(&output.stderr).contains(expected), "{options}: {}", text(&output.stderr));
+        }
+        let line = format!("{} --pass-fd 5 -- -fc 'print started' 5< /", postern.display());
+        let output = world.plain("bash", &["-c", &line]);
+        assert!(text(&output.stderr).contains("directory would lead past"), "{}", text(&output.stderr));
+    });
+}

@@ -29,6 +29,8 @@ pub(super) struct Shell<'a> {
     pub(super) blocked: u64,
     /// Says a byte when the server is ready.
     pub(super) go: &'a OwnedFd,
+    /// The caller's, besides 0 to 2.
+    pub(super) pass_fds: &'a [i32],
     /// The sandbox's first process is covering something more; wait for it.
     pub(super) covered: bool,
 }
@@ -55,7 +57,15 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
                     .map_err(failed("place /dev/null"))?;
             }
         }
-        let keep = [0, 1, 2, shell.gate.0, report.as_raw_fd(), program.as_raw_fd()];
+        for &number in shell.pass_fds {
+            if matches!(kind_of(&process::standard(number)), "directory" | "path") {
+                return Err(Stop::Failed(format!(
+                    "--pass-fd {number}: a directory would lead past the sandbox's mounts"
+                )));
+            }
+        }
+        let own = [0, 1, 2, shell.gate.0, report.as_raw_fd(), program.as_raw_fd()];
+        let keep: Vec<i32> = own.into_iter().chain(shell.pass_fds.iter().copied()).collect();
         process::close_others(&keep).map_err(failed("close descriptors"))?;
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
         process::set_signals(shell.ignored, shell.blocked);

@@ -51,6 +51,8 @@ pub(crate) struct ShellStart {
     pub(crate) open_files: libc::rlimit,
     /// Says a byte when the server is ready.
     pub(crate) go: OwnedFd,
+    /// The caller's, besides 0 to 2.
+    pub(crate) pass_fds: Vec<i32>,
 }
 
 /// The spawner's state.
@@ -416,6 +418,7 @@ impl Spawner {
                 ignored: shell.ignored,
                 blocked: shell.blocked,
                 go: &shell.go,
+                pass_fds: &shell.pass_fds,
                 covered,
             };
             enter(theirs, sandbox, |report, place| become_shell(&shell, place, report));

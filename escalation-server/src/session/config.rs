@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) cwd: Option<PathBuf>,
     /// Further project directories.
     pub(crate) add_dirs: Vec<PathBuf>,
+    /// Descriptors of the caller's that the shell gets besides 0 to 2.
+    pub(crate) pass_fds: Vec<i32>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -41,6 +41,8 @@ pub(crate) enum LaunchError {
          rule and configuration files elsewhere"
     )]
     Source(PathBuf),
+    #[error("--pass-fd {number}: {what}")]
+    PassFd { number: i32, what: String },
     #[error("--add-dir {path}: {error}")]
     AddDir { path: PathBuf, error: io::Error },
     #[error("--add-dir {path}: {own} is there, which no sandbox may write; add directories beside it")]
@@ -70,6 +72,7 @@ pub(crate) struct Prepared {
     id: String,
     tmpdir: PathBuf,
     pub(crate) cwd: PathBuf,
+    pass_fds: Vec<i32>,
     /// What differs from what one might expect, for records and `postern doctor`.
     pub(crate) notes: Vec<String>,
 }
@@ -94,6 +97,16 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         std::env::set_current_dir(cwd).map_err(|error| LaunchError::Cwd { path: cwd.clone(), error })?;
     }
     let cwd = std::env::current_dir().map_err(io_error("find the working directory"))?;
+    for &number in &options.pass_fds {
+        let what = match process::open_flags(process::standard(number)) {
+            _ if number == GATE => {
+                "the session has its request socket there; choose another number".to_owned()
+            }
+            Err(error) => format!("{error}; open it for this process, as in `{number}< file`"),
+            Ok(_) => continue,
+        };
+        return Err(LaunchError::PassFd { number, what });
+    }
     let config = config::load(options, &directories)?;
     directories
         .make_state()
@@ -162,6 +175,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         tmpdir,
         cwd,
         notes,
+        pass_fds: options.pass_fds.clone(),
     })
 }
 
@@ -337,6 +351,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
                 blocked,
                 open_files,
                 go,
+                pass_fds: prepared.pass_fds,
             };
             let profiles = Profiles {
                 abilities: prepared.abilities,
