@@ -263,3 +263,47 @@ fn descriptors_are_passed_by_name_and_no_others() {
         assert!(text(&output.stderr).contains("directory would lead past"), "{}", text(&output.stderr));
     });
 }
+
+#[test]
+fn the_git_profile_commits_in_a_linked_worktree() {
+    for_each_user(|world| {
+        let tree = world.root.join("tree");
+        let made = world.plain("git", &["worktree", "add", "-q", tree.to_str().unwrap()]);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let rules = world.write(
+            "r.rules",
+            "prefix_rule(['git'], execution = 'git')\nprefix_rule(['sh'], execution = 'git')",
+        );
+        let run = |directory: &std::path::Path, script: &str| {
+            let mut command = world.postern();
+            command.current_dir(directory).arg("--rules").arg(&rules).args(["--", "-fc", script]);
+            finish(&mut command)
+        };
+        let output = run(&tree, "print x > new; git add new; git commit -qm new; git log --format=%s -1");
+        assert_eq!(stdout(&output), "new", "{}", text(&output.stderr));
+        let attack = format!(
+            "sh -c 'echo x > {0}/.git/hooks/pre-commit; echo x >> {0}/.git/config; echo / > {0}/.git/worktrees/tree/commondir; \
+             echo x >> .git; mkdir {0}/.git/worktrees/other; echo tried' 2> /dev/null",
+            world.workspace.display()
+        );
+        let config = std::fs::read(world.workspace.join(".git/config")).unwrap();
+        assert_eq!(stdout(&run(&tree, &attack)), "tried");
+        assert!(!world.workspace.join(".git/hooks/pre-commit").exists());
+        assert!(!world.workspace.join(".git/worktrees/other").exists());
+        assert_eq!(std::fs::read(world.workspace.join(".git/config")).unwrap(), config);
+        assert_eq!(stdout(&run(&tree, "git status --short")), "");
+        // A file that names a repository which does not know it gives nothing.
+        let fake = world.root.join("fake");
+        std::fs::create_dir(&fake).unwrap();
+        std::fs::write(
+            fake.join(".git"),
+            format!("gitdir: {}/.git/worktrees/tree\n", world.workspace.display()),
+        )
+        .unwrap();
+        world.own();
+        let index = world.workspace.join(".git/worktrees/tree/planted");
+        let output = run(&fake, &format!("sh -c 'echo x > {}; echo tried' 2> /dev/null", index.display()));
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!index.exists());
+    });
+}

@@ -49,11 +49,13 @@ pub(crate) fn everything() -> Profile {
     }
 }
 
+/// Names of a git directory by which git runs other programs or takes other directories for its own.
+pub(crate) const CLOSED: [&str; 7] =
+    ["hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
+
 /// What git needs beyond the turn to commit, without what makes git run other programs: the
 /// repository's data, but neither hooks nor configuration nor pointers to other directories.
 pub(crate) fn git(turn: &Profile) -> Profile {
-    const CLOSED: [&str; 7] =
-        ["hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
     let mut filesystem = turn.filesystem.clone();
     if let Some(entries) = &mut filesystem {
         entries.push(entry(Place::ProjectRoots(Some(".git".into())), Access::Write));

@@ -6,7 +6,8 @@ mod merge;
 mod resolve;
 
 pub(crate) use builtin::{
-    EVERYTHING, danger_full_access, everything, git, network, read_only, without_writing, workspace_write,
+    CLOSED, EVERYTHING, danger_full_access, everything, git, network, read_only, without_writing,
+    workspace_write,
 };
 pub(crate) use json::{Base, JsonError, from_json, from_legacy, to_json, to_legacy};
 pub(crate) use resolve::{Access, Bases, Entry, Place, Profile, Reach, Resolved, is_pattern};

@@ -211,20 +211,12 @@ fn look(path: &Path, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
         return Err(Refusal::ProtectedLink(path.to_path_buf()));
     }
     protected.push(path.to_path_buf());
-    // A worktree's or submodule's `.git` is a file that names the real one.
     if metadata.is_file()
         && path.ends_with(".git")
-        && let Some(text) = first_line(path)
-        && let Some(target) = text.strip_prefix("gitdir:")
-        && let Some(parent) = path.parent()
-        && let Ok(target) = parent.join(target.trim()).canonicalize()
+        && let Some((own, common)) = git_directories(path)
     {
-        if let Some(common) = first_line(&target.join("commondir"))
-            && let Ok(common) = target.join(common.trim()).canonicalize()
-        {
-            protected.push(common);
-        }
-        protected.push(target);
+        protected.extend(common);
+        protected.push(own);
     }
     Ok(())
 }
@@ -242,4 +234,23 @@ fn first_line(path: &Path) -> Option<String> {
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text).ok()?;
     Some(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Where a worktree's or submodule's `.git` file leads: to its own directory, and to the one that it
+/// shares with others.
+fn git_directories(file: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
+    let line = first_line(file)?;
+    let own = file.parent()?.join(line.strip_prefix("gitdir:")?.trim()).canonicalize().ok()?;
+    let common = first_line(&own.join("commondir")).and_then(|to| own.join(to.trim()).canonicalize().ok());
+    Some((own, common))
+}
+
+/// The directories of a linked worktree: its own, and the repository's. None unless the repository
+/// knows this worktree too: who wrote the `.git` file may have been anybody.
+pub(crate) fn worktree(root: &Path) -> Option<(PathBuf, PathBuf)> {
+    let file = root.join(".git");
+    let (own, common) = git_directories(&file)?;
+    let back = first_line(&own.join("gitdir"))?;
+    let knows = own.join(back.trim()).canonicalize().ok()? == file.canonicalize().ok()?;
+    Some((own, common?)).filter(|(own, common)| knows && own.starts_with(common))
 }

@@ -10,7 +10,7 @@ mod seccomp;
 mod watch;
 
 pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, split_off};
-pub(crate) use facts::{Abilities, Facts, Own, Refusal};
+pub(crate) use facts::{Abilities, Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};

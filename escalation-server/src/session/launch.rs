@@ -15,7 +15,7 @@ use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
 use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
-use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan};
+use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
 use crate::sys::process::{self, Fork};
 
 /// The number of the request socket in the confined shell: out of the way of scripts, which use
@@ -130,6 +130,9 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         .iter()
         .map(|(name, profile)| {
             let mut resolved = resolve(profile, &bases, &directories)?;
+            if name == "git" {
+                lead_to_worktrees(&mut resolved, &bases);
+            }
             // What the turn takes stays taken wherever else a command runs.
             resolved.keep_denied(&turn);
             if *name == profile::EVERYTHING {
@@ -177,6 +180,23 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         notes,
         pass_fds: options.pass_fds.clone(),
     })
+}
+
+/// Turns what the `git` profile says of a `.git` directory to where a linked worktree has it.
+fn lead_to_worktrees(git: &mut Resolved, bases: &Bases) {
+    for root in [&bases.project].into_iter().chain(&bases.added) {
+        let file = real(root).join(".git");
+        if !file.is_file() {
+            continue;
+        }
+        git.entries.retain(|(path, _)| !path.starts_with(&file));
+        let Some((own, common)) = worktree(root) else { continue };
+        let closed = profile::CLOSED.map(|name| (common.join(name), Access::Read));
+        // Its own directory lies below `worktrees`, and names others itself.
+        let pointers = ["commondir", "gitdir", "config.worktree"].map(|name| (own.join(name), Access::Read));
+        git.entries.extend([(common, Access::Write), (own, Access::Write)]);
+        git.entries.extend(closed.into_iter().chain(pointers));
+    }
 }
 
 impl Prepared {
