@@ -1,5 +1,7 @@
 //! What a profile denies, in every place where a command can run.
 
+use std::os::unix::ffi::OsStrExt;
+
 use postern_tests::{World, finish, for_each_user, stdout, text};
 
 const CONFIG: &str = "profile = 'p'\n\
@@ -184,5 +186,60 @@ fn explain_names_the_entry_that_decides() {
         for part in ["mounts, in this order", "masked", "stand-in", "Landlock", "ptrace: "] {
             assert!(whole.contains(part), "{part}: {whole}");
         }
+    });
+}
+
+#[test]
+fn what_is_open_below_a_denied_directory_keeps_its_own_protections() {
+    for_each_user(|world| {
+        // A project whose name is a pattern to others, and no text.
+        let name = std::ffi::OsStr::from_bytes(b"g[1]{a}\\\xff");
+        let project = world.root.join(name);
+        std::fs::create_dir_all(project.join("secret/open/ro")).unwrap();
+        std::fs::create_dir_all(project.join("secret/open/no")).unwrap();
+        std::fs::create_dir_all(project.join("secret/open/.git/hooks")).unwrap();
+        std::fs::write(project.join(".env"), "SECRET").unwrap();
+        world.own();
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n':project_roots' = { '.' = 'write', '**/*.env' = 'none', \
+             'secret' = 'none', 'secret/open' = 'write', 'secret/open/ro' = 'read', 'secret/open/no' = 'none' }\n",
+        );
+        let rules = world.write("r.rules", "prefix_rule(['sh'], execution = 'network')");
+        let script = "print began; for run in eval 'sh -c'; do ${=run} 'cat .env; echo x > secret/open/ro/f; \
+                      echo x > secret/open/.git/hooks/pre-commit; echo x > secret/open/no/f; echo x > secret/open/yes'; \
+                      cat secret/open/yes; rm secret/open/yes; done";
+        let mut command = world.postern();
+        command.current_dir(&project).arg("--config").arg(config).arg("--rules").arg(rules);
+        let output = finish(command.args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "began\nx\nx", "{}", text(&output.stderr));
+        for path in ["ro/f", ".git/hooks/pre-commit", "no/f"] {
+            assert!(!project.join("secret/open").join(path).exists(), "{path}");
+        }
+    });
+}
+
+#[test]
+fn rules_and_configuration_cannot_be_written_under_everything() {
+    for_each_user(|world| {
+        let rules = world.write("outside/r.rules", "prefix_rule(['sh'], execution = 'unsandboxed')\n");
+        let config = world.write(
+            "outside/c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n':project_roots' = { '.' = 'write', '*.env' = 'none' }\n",
+        );
+        let script = format!(
+            "sh -c 'echo x >> {0}; echo x >> {1}; mv {2} {2}.old; echo mine > {2}/other; echo tried'",
+            rules.display(),
+            config.display(),
+            world.outside.display()
+        );
+        let before = std::fs::read(&config).unwrap();
+        let mut command = world.postern();
+        command.arg("--config").arg(&config).arg("--rules").arg(&rules).args(["--", "-fc", &script]);
+        let output = finish(&mut command);
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert_eq!(std::fs::read(&config).unwrap(), before);
+        assert_eq!(std::fs::read(&rules).unwrap(), b"prefix_rule(['sh'], execution = 'unsandboxed')\n");
+        assert!(world.outside.join("other").exists(), "all else can be written");
     });
 }

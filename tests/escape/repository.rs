@@ -197,6 +197,18 @@ fn what_an_outside_change_uncovers_is_covered_again() {
         assert!(gap["path"].as_str().unwrap().ends_with(".env") && gap["gap_us"].is_u64(), "{gap}");
 
         let _again = std::fs::remove_file(world.root.join("home/go"));
+        std::fs::create_dir_all(world.workspace.join("secret/open")).unwrap();
+        world.own();
+        let (out, _records) = meanwhile(
+            world,
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n\
+             ':project_roots' = { '.' = 'write', 'secret' = 'none', 'secret/open' = 'write' }\n",
+            &format!("{WAIT} cat secret/kept; print tried"),
+            "rm -rf secret && mkdir secret && echo NEW SECRET > secret/kept && sleep 0.1",
+        );
+        assert_eq!(out, "tried");
+
+        let _again = std::fs::remove_file(world.root.join("home/go"));
         let (out, records) = meanwhile(
             world,
             "",

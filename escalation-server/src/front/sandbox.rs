@@ -90,7 +90,7 @@ pub(crate) fn explain(arguments: ExplainArguments) -> Result<String, String> {
             explained.steps.iter().map(|(title, lines)| (title.clone(), json!(lines))).collect();
         let object = json!({
             "profile": explained.profile, "strength": explained.strength, "network": explained.network,
-            "entries": entries, "patterns": explained.patterns, "steps": steps, "notes": explained.notes,
+            "entries": entries, "patterns": explained.patterns.iter().map(ToString::to_string).collect::<Vec<_>>(), "steps": steps, "notes": explained.notes,
         });
         return Ok(format!("{object}\n"));
     }
@@ -103,7 +103,7 @@ pub(crate) fn explain(arguments: ExplainArguments) -> Result<String, String> {
             writeln!(text, "  {:<5} {}  ({})", name(entry.access), shown(&entry.path), entry.written);
     }
     for pattern in &explained.patterns {
-        let _infallible = writeln!(text, "  none  {}  (pattern)", printable(pattern.as_bytes()));
+        let _infallible = writeln!(text, "  none  {}  (pattern)", printable(pattern.to_string().as_bytes()));
     }
     for (title, lines) in explained.steps.iter().filter(|(_, lines)| !lines.is_empty()) {
         let _infallible = writeln!(text, "\n{title}");

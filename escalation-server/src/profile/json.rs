@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{Access, Entry, Place, Profile, is_pattern, normal};
+use super::resolve::{Access, Entry, Place, Profile, is_pattern, normal, pattern_error};
 
 /// Text that is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,10 @@ pub(crate) fn from_json(name: &str, text: &str, base: Base<'_>) -> Result<Profil
             WrittenPath::GlobPattern { pattern } if !is_pattern(&pattern) => {
                 return Err(error(at, "there is no wildcard in the pattern; give a path"));
             }
-            WrittenPath::GlobPattern { pattern } => Place::Glob(pattern),
+            WrittenPath::GlobPattern { pattern } => match pattern_error(&pattern) {
+                Some(what) => return Err(error(at, what)),
+                None => Place::Glob(pattern),
+            },
             WrittenPath::Special { value } => special(value).map_err(|what| error(at, what))?,
         };
         result.push(Entry { place, access });

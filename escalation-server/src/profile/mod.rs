@@ -10,4 +10,6 @@ pub(crate) use builtin::{
     workspace_write,
 };
 pub(crate) use json::{Base, JsonError, from_json, from_legacy, to_json, to_legacy};
-pub(crate) use resolve::{Access, Bases, Entry, Place, Profile, Reach, Resolved, is_pattern};
+pub(crate) use resolve::{
+    Access, Bases, Denied, Entry, Place, Profile, Reach, Resolved, is_pattern, pattern_error,
+};

@@ -72,14 +72,37 @@ pub(crate) struct Bases {
     pub(crate) slash_tmp: Option<PathBuf>,
 }
 
+/// A pattern of denied paths below a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) root: PathBuf,
+    pub(crate) pattern: String,
+}
+
+impl Denied {
+    /// A pattern, and where it is looked for: the part before any wildcard belongs to the directory.
+    fn below(root: &Path, pattern: &str) -> Self {
+        let fixed = pattern.find(['*', '?', '[', ']']).unwrap_or(pattern.len());
+        let end = pattern.get(..fixed).and_then(|fixed| fixed.rfind('/')).map_or(0, |slash| slash + 1);
+        let (directory, rest) = pattern.split_at(end);
+        Self { root: normal(&root.join(directory)), pattern: rest.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.root.display().to_string().trim_end_matches('/'), self.pattern)
+    }
+}
+
 /// A profile with every place resolved. By default nothing is given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Resolved {
     pub(crate) name: String,
     pub(crate) unrestricted: bool,
     pub(crate) entries: Vec<(PathBuf, Access)>,
-    /// Absolute patterns of paths that are denied.
-    pub(crate) denied: Vec<String>,
+    /// Patterns of paths that are denied.
+    pub(crate) denied: Vec<Denied>,
     pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
 }
@@ -130,11 +153,10 @@ impl Profile {
                 Place::Minimal => entries.extend(MINIMAL.iter().map(|path| (PathBuf::from(path), access))),
                 Place::Glob(pattern) => {
                     let roots = [&bases.project].into_iter().chain(&bases.added);
-                    let absolute = |root: &PathBuf| format!("{}/{pattern}", root.display());
                     if pattern.starts_with('/') {
-                        denied.push(pattern.clone());
+                        denied.push(Denied::below(Path::new("/"), pattern));
                     } else {
-                        denied.extend(roots.map(absolute));
+                        denied.extend(roots.map(|root| Denied::below(root, pattern)));
                     }
                 }
                 Place::Unknown(_) => {}
@@ -252,6 +274,15 @@ impl Reach {
 /// Whether a text is a pattern and no plain path.
 pub(crate) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '[', ']'])
+}
+
+/// What is wrong with a pattern's text, if anything: some never match what they seem to.
+pub(crate) fn pattern_error(pattern: &str) -> Option<&'static str> {
+    if pattern.ends_with('/') {
+        return Some("leave out the slash at the end: a directory is denied with all below it");
+    }
+    let dots = pattern.split('/').any(|part| matches!(part, "." | ".."));
+    dots.then_some("expected a pattern without `.` and `..`")
 }
 
 /// A path without `.` and `..`, by its text alone.

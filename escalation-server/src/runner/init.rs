@@ -1,14 +1,18 @@
 //! Pid 1 of a sandbox: builds what will be seen, covers more when told to, reaps.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use postern_shim::wire::Bytes;
+
 use super::channel::Channel;
 use super::message::{Cover, FromInit};
-use crate::sandbox::{Plan, Restored, Watch, build_view};
+use crate::sandbox::{Change, Plan, Watch, build_view};
 use crate::sys::process;
 
 /// How often it is looked whether something that was removed is back, in milliseconds.
@@ -32,16 +36,21 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     };
     let closed = process::close_others(&keep);
     let said = said.and(closed.map_err(|error| format!("close descriptors: {error}")));
-    let mut watch = Watch::new(plan);
+    let mut watch = match built {
+        Ok(_) => Watch::new(plan),
+        // There is nothing to keep.
+        Err(_) => Err(io::ErrorKind::NotFound.into()),
+    };
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
     process::set_signals(0, 0);
     while let Some(Cover(paths)) = next_order(control, watch.as_mut().ok()) {
         // Who waits for it does not start if this says it failed, or does not say anything.
         let covered = match &mut watch {
-            Ok(watch) => {
-                paths.iter().try_for_each(|path| watch.cover(path)).map_err(|error| error.to_string())
-            }
+            Ok(watch) => paths
+                .iter()
+                .try_for_each(|path| watch.cover(&path_of(path)))
+                .map_err(|error| error.to_string()),
             Err(error) => Err(format!("watch the mounts: {error}")),
         };
         let _told = view.send(&covered, &[]);
@@ -56,6 +65,10 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     while process::reap_blocking().is_ok() {}
     let _told = control.send(&FromInit::Empty, &[]);
     process::exit_now(0)
+}
+
+fn path_of(bytes: &Bytes) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes.as_slice()))
 }
 
 /// The next order; none when the spawner needs this sandbox no more. Meanwhile orphans are reaped and
@@ -73,9 +86,16 @@ fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<Cover>
         let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { REAP }));
         let changed = polls.get(1).and_then(PollFd::any).unwrap_or(false);
         if let Some(watch) = watch.as_deref_mut().filter(|_| changed || waits) {
-            for Restored { path, gap } in watch.restore() {
-                let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
-                let _told = control.send(&FromInit::Covered { path, gap_us }, &[]);
+            for change in watch.restore() {
+                let bytes = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
+                let news = match change {
+                    Change::Restored { path, gap } => {
+                        let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+                        FromInit::Covered { path: bytes(&path), gap_us }
+                    }
+                    Change::Open { path, what } => FromInit::Uncovered { path: bytes(&path), what },
+                };
+                let _told = control.send(&news, &[]);
             }
         }
         // Orphans must not pile up.

@@ -131,6 +131,9 @@ fn id_of(report: &Report) -> Option<u64> {
         | Report::Stopped { id, .. }
         | Report::Continued { id, .. }
         | Report::Ended { id, .. } => Some(*id),
-        Report::Covered { .. } | Report::ShellStarted { .. } | Report::ShellEnded { .. } => None,
+        Report::Covered { .. }
+        | Report::Uncovered { .. }
+        | Report::ShellStarted { .. }
+        | Report::ShellEnded { .. } => None,
     }
 }

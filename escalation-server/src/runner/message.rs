@@ -1,8 +1,6 @@
 //! What the server, the spawner, the front and new processes tell each other. All are of one
 //! build and one fork, so there is nothing to negotiate.
 
-use std::path::PathBuf;
-
 use postern_shim::wire::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -83,12 +81,14 @@ pub(super) enum FromInit {
     /// And nothing runs in it any more.
     Empty,
     /// Somebody outside replaced what is covered here; it is covered again.
-    Covered { path: PathBuf, gap_us: u64 },
+    Covered { path: Bytes, gap_us: u64 },
+    /// And what is there now cannot be covered.
+    Uncovered { path: Bytes, what: String },
 }
 
 /// From the spawner to the first process of a sandbox: make these read-only in it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Cover(pub(super) Vec<PathBuf>);
+pub(super) struct Cover(pub(super) Vec<Bytes>);
 
 /// From the server to the spawner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,8 +143,13 @@ pub(crate) enum Report {
     },
     /// A cover in the turn's sandbox, or another's, was gone for so long.
     Covered {
-        path: PathBuf,
+        path: Bytes,
         gap_us: u64,
+    },
+    /// What is there now cannot be covered.
+    Uncovered {
+        path: Bytes,
+        what: String,
     },
     ShellStarted {
         pid: i32,

@@ -300,6 +300,9 @@ impl Spawner {
                 Ok(Some((FromInit::Covered { path, gap_us }, _))) => {
                     self.tell_server(&Report::Covered { path, gap_us });
                 }
+                Ok(Some((FromInit::Uncovered { path, what }, _))) => {
+                    self.tell_server(&Report::Uncovered { path, what });
+                }
                 Ok(Some((FromInit::Lingers, _))) => {}
                 Ok(Some((FromInit::Empty, _))) => return drop(self.commands.sandbox_ended(init)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -342,6 +345,10 @@ impl Spawner {
         let Some(report) = &command.report else { return };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if let Err(error) = report.send(&*order, &fds) {
+            // It has gone; what it said before that is still to be read.
+            if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                return;
+            }
             self.fail(id, Report::Failed { id, what: format!("order the command: {error}") });
             self.kill(id);
         }

@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::command::stand_by;
@@ -90,7 +93,10 @@ impl Standbys {
         let placed = Placeholder::place(&self.profiles.own.leases, absent)
             .map_err(|error| format!("protect names that do not exist: {error}"))?;
         if !placed.is_empty() {
-            let paths = placed.iter().map(|placeholder| placeholder.path().to_path_buf()).collect();
+            let paths = placed
+                .iter()
+                .map(|placeholder| Bytes(placeholder.path().as_os_str().as_bytes().to_vec()))
+                .collect();
             control.send(&Cover(paths), &[]).map_err(|error| format!("protect names: {error}"))?;
         }
         Ok(placed)

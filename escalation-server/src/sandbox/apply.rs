@@ -165,7 +165,11 @@ fn mask(path: &Path, open: &[(PathBuf, Access)]) -> io::Result<()> {
     }
     let mut kept = Vec::new();
     for (below, access) in open {
-        let from = process::open_exactly(&c_path(below)?)?;
+        let from = match process::open_exactly(&c_path(below)?) {
+            // Somebody outside took it away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
         let directory = nix::sys::stat::fstat(&from)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         kept.push((below, mount::copy(&from)?, *access, directory));
     }
@@ -182,7 +186,10 @@ fn mask(path: &Path, open: &[(PathBuf, Access)]) -> io::Result<()> {
         if !directory {
             fs::File::create_new(below)?;
         }
-        mount::set_read_only_copy(&copy, access != Access::Write)?;
+        // What is mounted below it stays as it was made.
+        if access != Access::Write {
+            mount::set_read_only_top(&copy)?;
+        }
         mount::attach(&copy, &process::open_exactly(&c_path(below)?)?)?;
     }
     mount::set_read_only(&c_path(path)?, true, false)

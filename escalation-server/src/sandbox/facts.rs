@@ -190,6 +190,16 @@ fn denied(profile: &Resolved, there: impl Fn(&Path) -> bool) -> Result<Vec<PathB
     denied.extend(expand(&profile.denied, profile.glob_depth)?);
     denied.sort_unstable();
     denied.dedup();
+    // Below something that is denied nothing has to be, unless it is open in between.
+    let opens = |above: &Path, path: &Path| {
+        let mut given = profile.entries.iter().filter(|(_, access)| *access != Access::None);
+        given.any(|(entry, _)| path.starts_with(entry) && entry.starts_with(above) && entry != above)
+    };
+    let outer = denied.clone();
+    denied.retain(|path| {
+        let mut above = path.ancestors().skip(1).filter(|above| outer.iter().any(|other| other == above));
+        above.all(|above| opens(above, path))
+    });
     Ok(denied)
 }
 

@@ -7,6 +7,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use walkdir::WalkDir;
 
 use super::facts::Refusal;
+use crate::profile::Denied;
 
 /// Paths that the patterns of one profile may match.
 const MOST: usize = 8192;
@@ -29,36 +30,28 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), String> {
     matcher(pattern).map(drop).map_err(|error| error.to_string())
 }
 
-/// Whether an absolute pattern matches a path. One that is no pattern matches everything: it denies.
-pub(crate) fn matches(pattern: &str, path: &Path) -> bool {
-    matcher(pattern).map_or(true, |matcher| matcher.is_match(path))
+/// Whether a path is denied. A pattern that is none matches everything: it denies.
+pub(crate) fn matches(denied: &Denied, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(&denied.root) else { return false };
+    matcher(&denied.pattern).map_or(true, |matcher| matcher.is_match(below))
 }
 
-/// The directory below which an absolute pattern can match: its part before any wildcard.
-fn root_of(pattern: &str) -> &Path {
-    let fixed =
-        pattern.find(['*', '?', '[', ']']).map_or(pattern, |at| pattern.get(..at).unwrap_or_default());
-    let end = fixed.rfind('/').unwrap_or(0);
-    Path::new(fixed.get(..end).filter(|root| !root.is_empty()).unwrap_or("/"))
-}
-
-/// The existing paths that absolute patterns match, free of symlinks: of a link that matches, what it
-/// leads to. Directories that are links are not followed.
+/// The existing paths that patterns match, free of symlinks: of a link that matches, what it leads
+/// to. Directories that are links are not followed.
 ///
 /// # Errors
 /// A pattern that cannot be looked for: from `/` without a depth, over too many paths, or a
 /// directory that cannot be read.
-pub(super) fn expand(patterns: &[String], depth: Option<NonZeroU32>) -> Result<Vec<PathBuf>, Refusal> {
+pub(super) fn expand(patterns: &[Denied], depth: Option<NonZeroU32>) -> Result<Vec<PathBuf>, Refusal> {
     let mut found = Vec::new();
-    for pattern in patterns {
-        let refuse = |what: String| Refusal::Pattern { pattern: pattern.clone(), what };
-        let matcher = matcher(pattern).map_err(|error| refuse(error.to_string()))?;
-        let root = root_of(pattern);
-        if root == Path::new("/") && depth.is_none() {
+    for denied in patterns {
+        let refuse = |what: String| Refusal::Pattern { pattern: denied.to_string(), what };
+        let matcher = matcher(&denied.pattern).map_err(|error| refuse(error.to_string()))?;
+        if denied.root == Path::new("/") && depth.is_none() {
             return Err(refuse("it is looked for from `/`: give glob_scan_max_depth".to_owned()));
         }
         let depth = depth.map_or(usize::MAX, |depth| depth.get() as usize);
-        let walk = WalkDir::new(root).max_depth(depth).into_iter();
+        let walk = WalkDir::new(&denied.root).max_depth(depth).into_iter();
         let own = |path: &Path| REPLACED.iter().any(|replaced| path == Path::new(replaced));
         for entry in walk.filter_entry(|entry| !own(entry.path())) {
             let entry = match entry {
@@ -66,7 +59,8 @@ pub(super) fn expand(patterns: &[String], depth: Option<NonZeroU32>) -> Result<V
                 Err(error) if error.io_error().is_some_and(is_harmless) => continue,
                 Err(error) => return Err(refuse(error.to_string())),
             };
-            if !matcher.is_match(entry.path()) {
+            let below = entry.path().strip_prefix(&denied.root).unwrap_or(entry.path());
+            if below.as_os_str().is_empty() || !matcher.is_match(below) {
                 continue;
             }
             let target =
@@ -94,7 +88,8 @@ mod tests {
     #[test]
     fn what_matches_is_found_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().canonicalize().unwrap();
+        // A name that is a pattern to others.
+        let root = directory.path().canonicalize().unwrap().join("g[1]{a}");
         for path in ["a/.env", "a/b/x.env", "a/b/c/y.env", "a/plain"] {
             let path = root.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -103,20 +98,25 @@ mod tests {
         std::os::unix::fs::symlink(root.join("a/plain"), root.join("link.env")).unwrap();
         std::os::unix::fs::symlink(&root, root.join("a/loop")).unwrap();
         let find = |pattern: &str, depth: Option<u32>| {
-            let pattern = format!("{}/{pattern}", root.display());
-            let found = expand(&[pattern], depth.and_then(NonZeroU32::new)).unwrap();
+            let denied = Denied { root: root.clone(), pattern: pattern.to_owned() };
+            let found = expand(&[denied], depth.and_then(NonZeroU32::new)).unwrap();
             let below = |path: PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
             found.into_iter().map(below).collect::<Vec<_>>()
         };
         assert_eq!(find("**/*.env", None), ["a/.env", "a/b/c/y.env", "a/b/x.env", "a/plain"]);
         assert_eq!(find("**/*.env", Some(2)), ["a/.env", "a/plain"]);
         assert_eq!(find("a/*.env", None), ["a/.env"]);
+        assert!(matches(
+            &Denied { root: root.clone(), pattern: "**/*.env".to_owned() },
+            &root.join("a/b/x.env")
+        ));
         assert_eq!(find("a/?", None), ["a/b"]);
         assert_eq!(find("a/[", None), [] as [&str; 0]);
     }
 
     #[test]
     fn the_whole_machine_is_not_walked_by_accident() {
-        assert!(expand(&["/**/*.env".to_owned()], None).is_err());
+        let all = Denied { root: "/".into(), pattern: "**/*.env".to_owned() };
+        assert!(expand(&[all], None).is_err());
     }
 }

@@ -14,4 +14,4 @@ pub(crate) use facts::{Abilities, Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
-pub(crate) use watch::{Restored, Watch};
+pub(crate) use watch::{Change, Watch};

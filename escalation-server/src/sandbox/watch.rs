@@ -20,14 +20,17 @@ pub(crate) struct Watch {
     covers: BTreeMap<PathBuf, Mount>,
     /// Since when a cover has been gone.
     gone: BTreeMap<PathBuf, Instant>,
+    /// Those of them of which it was said that they cannot be covered.
+    open: BTreeSet<PathBuf>,
 }
 
-/// A cover that was gone and is back.
+/// What became of a cover that was gone.
 #[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) path: PathBuf,
-    /// From when it was missed. It may have been gone a little longer.
-    pub(crate) gap: Duration,
+pub(crate) enum Change {
+    /// It is back. It may have been gone a little longer than it was missed.
+    Restored { path: PathBuf, gap: Duration },
+    /// What is there now cannot be covered; said once.
+    Open { path: PathBuf, what: String },
 }
 
 impl Watch {
@@ -40,6 +43,7 @@ impl Watch {
             mountinfo: File::open("/proc/self/mountinfo")?,
             covers: BTreeMap::new(),
             gone: BTreeMap::new(),
+            open: BTreeSet::new(),
         };
         for mount in &plan.mounts {
             if let Mount::ReadOnly(path) | Mount::Mask(path, _) = mount {
@@ -66,21 +70,30 @@ impl Watch {
     }
 
     /// Covers again what is not covered any more, as far as it is there.
-    pub(crate) fn restore(&mut self) -> Vec<Restored> {
+    pub(crate) fn restore(&mut self) -> Vec<Change> {
         let Ok(mounted) = self.mounted() else { return Vec::new() };
         let now = Instant::now();
-        let mut restored = Vec::new();
+        let mut changes = Vec::new();
         for (path, mount) in &self.covers {
             if mounted.contains(path) {
                 continue;
             }
             let since = *self.gone.entry(path.clone()).or_insert(now);
-            if cover(mount).is_ok() {
-                self.gone.remove(path);
-                restored.push(Restored { path: path.clone(), gap: since.elapsed() });
+            match cover(mount) {
+                Ok(()) => {
+                    self.gone.remove(path);
+                    self.open.remove(path);
+                    changes.push(Change::Restored { path: path.clone(), gap: since.elapsed() });
+                }
+                Err(error) if error.error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    if self.open.insert(path.clone()) {
+                        changes.push(Change::Open { path: path.clone(), what: error.to_string() });
+                    }
+                }
             }
         }
-        restored
+        changes
     }
 
     /// Where something is mounted.

@@ -138,7 +138,13 @@ async fn follow(
                         ..Outcome::new(ended_as(change), micros(began))
                     });
                 }
-                Some(Report::Covered { .. } | Report::ShellStarted { .. } | Report::ShellEnded { .. }) => {}
+                // About the session, not this command.
+                Some(
+                    Report::Covered { .. }
+                    | Report::Uncovered { .. }
+                    | Report::ShellStarted { .. }
+                    | Report::ShellEnded { .. },
+                ) => {}
                 None => return Err("the spawner is gone, and the command with it".to_owned()),
             },
             // Until the command has started its own process reads what the waiter hands over.

@@ -6,7 +6,7 @@ use super::Options;
 use super::config::json_profile;
 use super::directories::Directories;
 use super::launch::{LaunchError, Prepared, prepare, real};
-use crate::profile::{Access, Bases, Entry, Place, Profile, Resolved, to_json, to_legacy};
+use crate::profile::{Access, Bases, Denied, Entry, Place, Profile, Resolved, to_json, to_legacy};
 use crate::sandbox::{Facts, matches, plan};
 
 /// A profile as it would be enforced.
@@ -18,7 +18,7 @@ pub(crate) struct Explanation {
     /// Each entry with what it was written as.
     pub(crate) entries: Vec<Explained>,
     /// Patterns that deny.
-    pub(crate) patterns: Vec<String>,
+    pub(crate) patterns: Vec<Denied>,
     /// Headings with lines below; empty without a sandbox.
     pub(crate) steps: Vec<(String, Vec<String>)>,
     pub(crate) notes: Vec<String>,
@@ -171,8 +171,11 @@ impl Explanation {
         let denies = |above: &&Path| self.patterns.iter().any(|pattern| matches(pattern, above));
         if let Some(above) = path.ancestors().find(denies).filter(|above| !reopened(above)) {
             let pattern = self.patterns.iter().find(|pattern| matches(pattern, above));
-            let why =
-                format!("the pattern {} denies {}", pattern.map_or("", String::as_str), above.display());
+            let why = format!(
+                "the pattern {} denies {}",
+                pattern.map(ToString::to_string).unwrap_or_default(),
+                above.display()
+            );
             return Verdict { path, access: None, why };
         }
         let Some((at, access)) = self.resolved.deciding(&path) else {

@@ -124,12 +124,12 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let tmpdir = temporary.join(format!("postern-{id}"));
     let mut notes = config.notes.clone();
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
-    let mut turn = resolve(&config.turn, &bases, &directories)?;
+    let mut turn = resolve(&config.turn, &bases, &directories, &config.sources)?;
     let named = config
         .named
         .iter()
         .map(|(name, profile)| {
-            let mut resolved = resolve(profile, &bases, &directories)?;
+            let mut resolved = resolve(profile, &bases, &directories, &config.sources)?;
             if name == "git" {
                 lead_to_worktrees(&mut resolved, &bases);
             }
@@ -296,15 +296,24 @@ pub(super) fn real(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-fn resolve(profile: &Profile, bases: &Bases, directories: &Directories) -> Result<Resolved, LaunchError> {
+fn resolve(
+    profile: &Profile,
+    bases: &Bases,
+    directories: &Directories,
+    sources: &[PathBuf],
+) -> Result<Resolved, LaunchError> {
     let mut resolved = profile.resolve(bases);
     if profile.name == profile::EVERYTHING {
         // All but what decides about the next session.
         let own = directories.own().into_iter().chain([directories.state.as_path()]);
-        resolved.entries.extend(own.map(|own| (own.to_path_buf(), Access::Read)));
+        let sources = sources.iter().map(PathBuf::as_path);
+        resolved.entries.extend(own.chain(sources).map(|own| (own.to_path_buf(), Access::Read)));
     }
     for (path, _) in &mut resolved.entries {
         *path = real(path);
+    }
+    for denied in &mut resolved.denied {
+        denied.root = real(&denied.root);
     }
     // What somebody wrote into a profile is not dropped in silence, as an implicit root is. What does
     // not exist yet counts too: made from inside, it would be the next session's configuration.

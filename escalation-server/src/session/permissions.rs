@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::config::ConfigError;
-use crate::profile::{Access, Entry, Place, Profile, is_pattern};
+use crate::profile::{Access, Entry, Place, Profile, is_pattern, pattern_error};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,6 +107,9 @@ fn entry(key: &str, below: Option<&str>, text: &str, home: &Path) -> Result<Entr
             below.map_or(base.clone(), |below| base.join(below)).display().to_string()
         }
     };
+    if let Some(what) = pattern_error(&pattern) {
+        return Err(what.to_owned());
+    }
     crate::sandbox::check_pattern(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
     Ok(Entry { place: Place::Glob(pattern), access })
 }

@@ -196,9 +196,14 @@ async fn serve_async(setup: Setup) {
             report = reports.recv() => match report {
                 Some(Report::ShellStarted { pid }) => session.shell.set(Some(pid)),
                 Some(Report::Covered { path, gap_us }) => {
-                    let path = crate::flow::text::to_json(path.as_os_str().as_encoded_bytes());
+                    let path = crate::flow::text::to_json(path.as_slice());
                     let body = json!({ "path": path, "gap_us": gap_us });
                     let _unrecorded = recorder.session_event("re-masked", &body);
+                }
+                Some(Report::Uncovered { path, what }) => {
+                    let path = crate::flow::text::to_json(path.as_slice());
+                    let body = json!({ "path": path, "reason": what });
+                    let _unrecorded = recorder.session_event("unmasked", &body);
                 }
                 Some(Report::ShellEnded { status }) => {
                     session.shell.set(None);

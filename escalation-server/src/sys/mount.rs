@@ -90,6 +90,11 @@ pub(crate) fn set_read_only_copy(copy: impl AsFd, read_only: bool) -> io::Result
     }
 }
 
+/// Makes the first mount of a detached copy read-only, and none below it.
+pub(crate) fn set_read_only_top(copy: impl AsFd) -> io::Result<()> {
+    set_attr(copy.as_fd().as_raw_fd(), c"", true, libc::AT_EMPTY_PATH as libc::c_uint)
+}
+
 /// Makes a mount, and with `below` everything under it, read-only or writable. Writable only where
 /// this namespace itself made it read-only.
 pub(crate) fn set_read_only(target: &CStr, read_only: bool, below: bool) -> io::Result<()> {
