@@ -222,3 +222,40 @@ fn what_an_outside_change_uncovers_is_covered_again() {
         assert!(records.iter().any(|line| line["path"].as_str().is_some_and(|path| path.ends_with(".git"))));
     });
 }
+
+#[test]
+fn a_job_that_outlives_its_shell_stays_covered() {
+    for_each_user(|world| {
+        world.write("ws/.env", "SECRET");
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n\
+             ':project_roots' = { '.' = 'write', '.env' = 'none' }\n",
+        );
+        let script = "(while [[ ! -e ~/go ]]; do sleep 0.02; done; sleep 0.3; cat .env > found; print tried > tried) \
+                      < /dev/null > /dev/null 2>&1 &!";
+        let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", script]));
+        assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+        let saved = world.plain("sh", &["-c", "echo NEW SECRET > .env.new && mv .env.new .env"]);
+        assert!(saved.status.success());
+        std::fs::write(world.root.join("home/go"), "").unwrap();
+        eventually("the job has tried", || world.workspace.join("tried").exists());
+        assert_eq!(std::fs::read_to_string(world.workspace.join("found")).unwrap(), "");
+        let records = world.records();
+        assert!(records.iter().any(|line| line["event"] == "re-masked"), "{records:?}");
+    });
+}
+
+#[test]
+fn the_mode_of_a_project_opens_nothing() {
+    for_each_user(|world| {
+        for mode in ["777", "1777"] {
+            let output = world.session("", &format!("chmod {mode} . && print changed"));
+            assert_eq!(stdout(&output), "changed", "{}", text(&output.stderr));
+            let output = world.session("", "print evil > .git/hooks/pre-commit; mkdir .codex; print tried");
+            assert_eq!(stdout(&output), "tried");
+            assert!(!world.workspace.join(".git/hooks/pre-commit").exists(), "{mode}");
+            assert!(!world.workspace.join(".codex").exists(), "{mode}");
+        }
+    });
+}

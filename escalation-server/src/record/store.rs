@@ -89,13 +89,18 @@ pub(super) fn open_to_write(state: &Path) -> Result<Connection, StoreError> {
                      time_us INTEGER NOT NULL, completes INTEGER, body TEXT NOT NULL, hash TEXT NOT NULL,
                      PRIMARY KEY (session, seq)) WITHOUT ROWID;
                  CREATE INDEX IF NOT EXISTS by_time ON events (time_us);
-                 CREATE INDEX IF NOT EXISTS by_completion ON events (session, completes)
-                     WHERE completes IS NOT NULL;
                  PRAGMA user_version = {FORMAT};
                  COMMIT;"
             ))
             .map_err(open)?;
     }
+    // Of any format: without it each outcome is looked for among all of its session.
+    connection
+        .execute_batch(
+            "CREATE INDEX IF NOT EXISTS by_completion ON events (session, completes)
+                 WHERE completes IS NOT NULL",
+        )
+        .map_err(open)?;
     Ok(connection)
 }
 

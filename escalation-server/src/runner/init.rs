@@ -2,12 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
@@ -17,6 +16,9 @@ use crate::sys::process;
 
 /// How often it is looked whether something that was removed is back, in milliseconds.
 const RETURN: u16 = 10;
+/// How often it is looked whether what still runs in a sandbox that nobody needs has ended, in
+/// milliseconds.
+const LINGER: u16 = 100;
 /// How often orphans are reaped while nothing else happens, in milliseconds.
 const REAP: u16 = 500;
 
@@ -36,35 +38,46 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     };
     let closed = process::close_others(&keep);
     let said = said.and(closed.map_err(|error| format!("close descriptors: {error}")));
-    let mut watch = match built {
-        Ok(_) => Watch::new(plan),
-        // There is nothing to keep.
-        Err(_) => Err(io::ErrorKind::NotFound.into()),
+    let watched = said.and_then(|()| Watch::new(plan).map_err(|error| format!("watch the mounts: {error}")));
+    let (said, mut watch) = match watched {
+        Ok(watch) => (Ok(()), Some(watch)),
+        Err(what) => (Err(what), None),
     };
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
     process::set_signals(0, 0);
-    while let Some(Cover(paths)) = next_order(control, watch.as_mut().ok()) {
+    while let Some(Cover(paths)) = next_order(control, watch.as_mut()) {
         // Who waits for it does not start if this says it failed, or does not say anything.
         let covered = match &mut watch {
-            Ok(watch) => paths
+            Some(watch) => paths
                 .iter()
                 .try_for_each(|path| watch.cover(&path_of(path)))
                 .map_err(|error| error.to_string()),
-            Err(error) => Err(format!("watch the mounts: {error}")),
+            None => Err("the sandbox could not be built".to_owned()),
         };
         let _told = view.send(&covered, &[]);
     }
     // Whoever waits for the sandbox's end learns at once if it is not now.
-    while let Ok(changed) = process::wait_any(false) {
-        if changed.is_none() {
-            let _told = control.send(&FromInit::Lingers, &[]);
-            break;
+    if !reap() {
+        let _told = control.send(&FromInit::Lingers, &[]);
+        // What still runs is as hostile as before: covers are kept in place to its end.
+        while !reap() {
+            keep_covered(control, watch.as_mut(), &[], LINGER);
         }
     }
-    while process::reap_blocking().is_ok() {}
     let _told = control.send(&FromInit::Empty, &[]);
     process::exit_now(0)
+}
+
+/// Reaps what has ended; true if no process is left.
+fn reap() -> bool {
+    loop {
+        match process::wait_any(false) {
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
+    }
 }
 
 fn path_of(bytes: &Bytes) -> PathBuf {
@@ -80,25 +93,30 @@ fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<Cover>
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => return None,
         }
-        let mut polls = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        polls.extend(watch.as_deref().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLPRI)));
-        let waits = watch.as_deref().is_some_and(Watch::waits);
-        let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { REAP }));
-        let changed = polls.get(1).and_then(PollFd::any).unwrap_or(false);
-        if let Some(watch) = watch.as_deref_mut().filter(|_| changed || waits) {
-            for change in watch.restore() {
-                let bytes = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
-                let news = match change {
-                    Change::Restored { path, gap } => {
-                        let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
-                        FromInit::Covered { path: bytes(&path), gap_us }
-                    }
-                    Change::Open { path, what } => FromInit::Uncovered { path: bytes(&path), what },
-                };
-                let _told = control.send(&news, &[]);
-            }
-        }
+        keep_covered(control, watch.as_deref_mut(), &[control.as_fd()], REAP);
         // Orphans must not pile up.
-        while matches!(process::wait_any(false), Ok(Some(_))) {}
+        let _some_left = reap();
+    }
+}
+
+/// Waits until one of `others` can be read or something happens to the mounts, at most `patience`
+/// milliseconds; covers again what is not covered any more, and says so.
+fn keep_covered(control: &Channel, watch: Option<&mut Watch>, others: &[BorrowedFd<'_>], patience: u16) {
+    let mut polls: Vec<_> = others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    polls.extend(watch.as_deref().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLPRI)));
+    let waits = watch.as_deref().is_some_and(Watch::waits);
+    let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { patience }));
+    let changed = polls.get(others.len()).and_then(PollFd::any).unwrap_or(false);
+    let Some(watch) = watch.filter(|_| changed || waits) else { return };
+    for change in watch.restore() {
+        let bytes = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
+        let news = match change {
+            Change::Restored { path, gap } => {
+                let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+                FromInit::Covered { path: bytes(&path), gap_us }
+            }
+            Change::Open { path, what } => FromInit::Uncovered { path: bytes(&path), what },
+        };
+        let _told = control.send(&news, &[]);
     }
 }

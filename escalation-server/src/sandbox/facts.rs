@@ -95,8 +95,9 @@ impl Abilities {
 pub(crate) struct Own {
     /// Directories that nothing in a sandbox may see.
     pub(crate) hidden: Vec<PathBuf>,
-    /// The session's temporary directory.
-    pub(crate) tmpdir: PathBuf,
+    /// Temporary directories, the session's own and the one that everybody has: a name protects
+    /// nothing there, and anybody could put something in the way of others.
+    pub(crate) temporary: Vec<PathBuf>,
     pub(crate) leases: Leases,
 }
 
@@ -145,7 +146,10 @@ impl Facts {
             }
         }
         let mut protected = Vec::new();
-        for root in profile.writable_roots().filter(|root| *root != own.tmpdir && is_somebodys(root)) {
+        for root in profile.writable_roots().filter(|root| root.is_dir()) {
+            if own.temporary.iter().any(|temporary| temporary == root) {
+                continue;
+            }
             for name in PROTECTED {
                 let path = root.join(name);
                 if there(&path) {
@@ -201,12 +205,6 @@ fn denied(profile: &Resolved, there: impl Fn(&Path) -> bool) -> Result<Vec<PathB
         above.all(|above| opens(above, path))
     });
     Ok(denied)
-}
-
-/// Whether a root is a directory that not everybody may write. In one that everybody may, as `/tmp`,
-/// a name protects nothing: whoever wants to can put anything there, and in the way of others.
-fn is_somebodys(root: &Path) -> bool {
-    root.metadata().is_ok_and(|found| found.is_dir() && found.mode() & 0o002 == 0)
 }
 
 /// Whether a root lies in something that is protected itself, as a git directory does.

@@ -87,7 +87,8 @@ pub(crate) struct Running {
 /// Reads everything, and plans.
 ///
 /// # Errors
-/// The first thing that is wrong. Nothing has been started or changed but the state directory.
+/// The first thing that is wrong. Nothing has been started; what was made is the state directory, and
+/// once all is right the session's temporary directory.
 pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let directories = Directories::find().map_err(LaunchError::Find)?;
     if !directories.zsh().exists() {
@@ -149,7 +150,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let leases = Leases::within(&directories.state)
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
     leases.sweep();
-    let own = Own { hidden: vec![real(&directories.state)], tmpdir: tmpdir.clone(), leases };
+    let temporary = bases.slash_tmp.iter().chain([&tmpdir]).cloned().collect();
+    let own = Own { hidden: vec![real(&directories.state)], temporary, leases };
     // Even where the turn has no sandbox, a command of it may have one.
     std::fs::DirBuilder::new()
         .mode(0o700)

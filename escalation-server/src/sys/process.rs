@@ -190,12 +190,6 @@ pub(crate) fn wait_any(stops: bool) -> io::Result<Option<(i32, i32, Usage)>> {
     Ok(Some((pid, status, usage)))
 }
 
-/// Waits for any child to end and reaps it; `ECHILD` without one.
-pub(crate) fn reap_blocking() -> io::Result<()> {
-    // SAFETY: no status is asked for.
-    check(unsafe { libc::waitpid(-1, ptr::null_mut(), 0) }).map(drop)
-}
-
 /// Every limit of a process, prlimit(2).
 pub(crate) type Limits = [libc::rlimit; 16]; // RLIM_NLIMITS of every Linux so far
 
