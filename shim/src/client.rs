@@ -93,18 +93,29 @@ impl Gate {
         Self { fd, identity: Identity { dev: 0, ino: 0, kind: 0 } }
     }
 
-    pub(crate) fn fd(&self) -> c_int {
-        self.fd
+    /// Where a variable names none, the gate of the session that this process is in, if it is in one.
+    pub(crate) fn of_session() -> Option<Self> {
+        sys::request_socket().ok().map(|_| Self::closed(-1))
+    }
+
+    /// The inherited socket's number, if this process has it still.
+    fn inherited(&self) -> Option<c_int> {
+        (sys::identity(self.fd) == Ok(self.identity)).then_some(self.fd)
+    }
+
+    /// Calls `with` with the request socket, which is opened anew if it was closed in this process.
+    fn with_socket<T>(&self, with: impl FnOnce(c_int) -> Result<T, Errno>) -> Result<T, Errno> {
+        match self.inherited() {
+            Some(fd) => with(fd),
+            None => with(sys::request_socket()?.raw()),
+        }
     }
 
     /// Opens a connection whose first message is `message`.
     fn connect(&self, message: &[u8], fds: &[c_int]) -> Result<Fd, Errno> {
-        if sys::identity(self.fd) != Ok(self.identity) {
-            return Err(libc::EBADF);
-        }
         let (ours, theirs) = sys::seqpacket_pair()?;
         sys::send(ours.raw(), message, fds)?;
-        sys::send(self.fd, b"P", &[theirs.raw()])?;
+        self.with_socket(|socket| sys::send(socket, b"P", &[theirs.raw()]))?;
         Ok(ours)
     }
 
@@ -173,7 +184,7 @@ impl Gate {
         match receive(connection, &mut buffer) {
             Some(Answer::Run) => Verdict::Execute,
             Some(Answer::Deny { reason }) => deny(reason),
-            Some(Answer::Escalate) => waiter::wait(connection, self.fd),
+            Some(Answer::Escalate) => waiter::wait(connection, self.inherited().unwrap_or(-1)),
             _ => self.lost(path),
         }
     }
@@ -183,10 +194,10 @@ impl Gate {
         sys::complain(&[
             b"postern: denied: ",
             path.to_bytes(),
-            if sys::identity(self.fd) == Ok(self.identity) {
+            if self.inherited().is_some() {
                 b" (the session's server does not answer; start a new session)\n".as_slice()
             } else {
-                b" (the descriptor of POSTERN_SOCKET was closed in this process; start it with that descriptor kept open)\n"
+                b" (the session's request socket was closed in this process, and its server does not open it again)\n"
             },
         ]);
         sys::exit(126)
@@ -214,14 +225,15 @@ pub(crate) fn receive<'a>(connection: &Fd, buffer: &'a mut [u8]) -> Option<Answe
     wire::decode(Kind::Answer, buffer.get(..length)?).ok()
 }
 
-/// Whether the process that calls this is inside the session whose request socket is the
-/// descriptor `socket`, the decimal text of [`crate::SOCKET_VARIABLE`].
+/// Whether the process that calls this is inside a session: the one whose request socket is the
+/// descriptor `socket`, the decimal text of [`crate::SOCKET_VARIABLE`], or the one that answers it.
 ///
 /// The socket's maker must be above this process (another PID namespace shows as pid 0) and of its
 /// user or root, and a server behind it must confirm by the kernel's word that we descend from it.
 #[must_use]
-pub fn inside(socket: &[u8]) -> bool {
-    let Some(gate) = sys::parse_decimal(socket).and_then(Gate::on) else { return false };
-    let Ok((_, uid)) = sys::peer(gate.fd()) else { return false };
-    (uid == 0 || uid == sys::effective_uid()) && gate.hello()
+pub fn inside(socket: Option<&[u8]>) -> bool {
+    let inherited = socket.and_then(sys::parse_decimal).and_then(Gate::on);
+    let gate = inherited.unwrap_or_else(|| Gate::closed(-1));
+    let maker = gate.with_socket(sys::peer);
+    maker.is_ok_and(|(_, uid)| uid == 0 || uid == sys::effective_uid()) && gate.hello()
 }

@@ -36,11 +36,15 @@ pub(crate) extern "C" fn postern_init() {
         let value = libc::getenv(c"POSTERN_SOCKET".as_ptr());
         if value.is_null() { None } else { Some(CStr::from_ptr(value)) }
     };
-    let gate = value.map(|value| {
-        let fd = sys::parse_decimal(value.to_bytes()).unwrap_or(-1);
-        // A variable without its socket is a session that cannot be reached, never "no session".
-        Gate::on(fd).unwrap_or_else(|| Gate::closed(fd))
-    });
+    let gate = match value {
+        Some(value) => {
+            let fd = sys::parse_decimal(value.to_bytes()).unwrap_or(-1);
+            // A variable without its socket is a session that cannot be reached, never "no session".
+            Some(Gate::on(fd).unwrap_or_else(|| Gate::closed(fd)))
+        }
+        // The environment may have been wiped.
+        None => Gate::of_session(),
+    };
     // SAFETY: one thread, nothing else borrows it.
     unsafe { *GATE.0.get() = gate };
 }

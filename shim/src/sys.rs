@@ -90,6 +90,14 @@ pub(crate) fn seqpacket_pair() -> Result<(Fd, Fd), Errno> {
     Ok((Fd(pair[0]), Fd(pair[1])))
 }
 
+/// The context's request socket, for a process that has closed the inherited one. Inside a session
+/// the server answers this call; anywhere else the kernel knows no such protocol.
+pub(crate) fn request_socket() -> Result<Fd, Errno> {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::socket(libc::AF_UNIX, kind, crate::wire::REQUEST_PROTOCOL) }).map(Fd)
+}
+
 /// `SO_PEERCRED` (unix(7)): pid and uid of who made the other end.
 pub(crate) fn peer(fd: c_int) -> Result<(i32, u32), Errno> {
     let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };

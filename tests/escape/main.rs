@@ -5,3 +5,4 @@ mod escalation;
 mod handover;
 mod repository;
 mod sandbox;
+mod served_sockets;

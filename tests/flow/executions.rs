@@ -307,3 +307,31 @@ fn the_git_profile_commits_in_a_linked_worktree() {
         assert!(!index.exists());
     });
 }
+
+#[test]
+fn who_has_closed_every_descriptor_or_wiped_the_environment_asks_all_the_same() {
+    for_each_user(|world| {
+        let script = world.write(
+            "closed.py",
+            format!(
+                "import os, subprocess\nshell = '{}/bin/posternsh'\n\
+                 for words in [[shell], ['env', '-i', shell]]:\n    \
+                 subprocess.run(words + ['-fc', '/usr/bin/id -u > /dev/null; ps'], close_fds=True)\n\
+                 os.closerange(3, 999)\nos.execv(shell, ['zsh', '-fc', '/usr/bin/id -u > /dev/null; ps'])\n",
+                postern_tests::prefix().display()
+            ),
+        );
+        let rules =
+            "prefix_rule(['id'], execution = 'unsandboxed')\nprefix_rule(['ps'], decision = 'forbidden')";
+        let output = world.session(rules, &format!("python3 {}", script.display()));
+        assert_eq!(
+            text(&output.stderr).matches("postern: denied: ps").count(),
+            3,
+            "{}",
+            text(&output.stderr)
+        );
+        let records = world.records();
+        let escalated = records.iter().filter(|line| line["decision"] == "escalate");
+        assert_eq!(escalated.count(), 3);
+    });
+}

@@ -1,6 +1,6 @@
 //! Peers that lie: the server refuses them, records it, and goes on.
 
-use postern_tests::{for_each_user, stdout, text};
+use postern_tests::{finish, for_each_user, stdout, text};
 
 const LIAR: &str = r#"
 import os, socket, struct, array, sys
@@ -73,14 +73,16 @@ fn a_lying_peer_gains_nothing_and_the_server_goes_on() {
 }
 
 #[test]
-fn a_session_whose_socket_is_closed_denies_and_says_so() {
+fn without_a_sandbox_a_closed_socket_stays_closed_and_denies() {
     for_each_user(|world| {
         let zsh = postern_tests::prefix().join("libexec/postern/zsh");
         let close = "import os,sys; os.closerange(3, 200); os.execv(sys.argv[1], ['zsh', '-fc', '/bin/echo no; print $?'])";
         let close = world.write("close.py", close);
-        let output = world.session("", &format!("python3 {} {}", close.display(), zsh.display()));
+        let script = format!("python3 {} {}", close.display(), zsh.display());
+        let mut command = world.postern();
+        let output = finish(command.args(["--sandbox", "danger-full-access", "--", "-fc", &script]));
         assert_eq!(stdout(&output), "126");
-        assert!(text(&output.stderr).contains("POSTERN_SOCKET was closed"), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("was closed in this process"), "{}", text(&output.stderr));
     });
 }
 

@@ -23,7 +23,7 @@ const NOT_STARTED: i32 = 125;
 pub(crate) fn run(options: &Options, arguments: &[OsString], may_join: bool) -> i32 {
     let argv: Vec<Bytes> = arguments.iter().map(|argument| bytes(argument)).collect();
     let socket = std::env::var_os(postern_shim::SOCKET_VARIABLE);
-    if may_join && socket.as_ref().is_some_and(|text| postern_shim::client::inside(text.as_bytes())) {
+    if may_join && postern_shim::client::inside(socket.as_ref().map(|text| text.as_bytes())) {
         return join(argv);
     }
     let running = match prepare(options).and_then(|prepared| launch(prepared, argv)) {

@@ -8,32 +8,25 @@ fn entry(place: Place, access: Access) -> Entry {
 
 /// Everything may be read, nothing written; no network.
 pub(crate) fn read_only() -> Profile {
-    Profile {
-        name: "read-only".to_owned(),
-        filesystem: Some(vec![entry(Place::Root, Access::Read)]),
-        glob_depth: None,
-        network: false,
-    }
+    Profile { filesystem: Some(vec![entry(Place::Root, Access::Read)]), ..Profile::named("read-only") }
 }
 
 /// Everything may be read; the project and temporary directories written; no network.
 pub(crate) fn workspace_write() -> Profile {
     Profile {
-        name: "workspace-write".to_owned(),
         filesystem: Some(vec![
             entry(Place::Root, Access::Read),
             entry(Place::ProjectRoots(None), Access::Write),
             entry(Place::SlashTmp, Access::Write),
             entry(Place::Tmpdir, Access::Write),
         ]),
-        glob_depth: None,
-        network: false,
+        ..Profile::named("workspace-write")
     }
 }
 
 /// No sandbox.
 pub(crate) fn danger_full_access() -> Profile {
-    Profile { name: "danger-full-access".to_owned(), filesystem: None, glob_depth: None, network: true }
+    Profile { filesystem: None, network: true, ..Profile::named("danger-full-access") }
 }
 
 /// The name of [`everything`].
@@ -42,10 +35,9 @@ pub(crate) const EVERYTHING: &str = "everything";
 /// What an unsandboxed command gets where something is denied: everything else.
 pub(crate) fn everything() -> Profile {
     Profile {
-        name: EVERYTHING.to_owned(),
         filesystem: Some(vec![entry(Place::Root, Access::Write)]),
-        glob_depth: None,
         network: true,
+        ..Profile::named(EVERYTHING)
     }
 }
 
@@ -65,7 +57,7 @@ pub(crate) fn git(turn: &Profile) -> Profile {
                 .map(|name| entry(Place::ProjectRoots(Some(format!(".git/{name}").into())), Access::Read)),
         );
     }
-    Profile { name: "git".to_owned(), filesystem, glob_depth: turn.glob_depth, network: turn.network }
+    Profile { name: "git".to_owned(), filesystem, ..turn.clone() }
 }
 
 /// The turn, with the network.
@@ -73,11 +65,12 @@ pub(crate) fn network(turn: &Profile) -> Profile {
     Profile { name: "network".to_owned(), network: true, ..turn.clone() }
 }
 
-/// A profile that gives what another gives, but for writing and the network.
+/// A profile that gives what another gives, but for writing, the network and sockets.
 pub(crate) fn without_writing(mut profile: Profile) -> Profile {
     for entry in profile.filesystem.iter_mut().flatten().filter(|entry| entry.access == Access::Write) {
         entry.access = Access::Read;
     }
     profile.network = false;
+    profile.unix_sockets.clear();
     profile
 }

@@ -27,10 +27,12 @@ struct Written {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Network {
     #[serde(default)]
     enabled: Option<bool>,
+    #[serde(default, alias = "unix_sockets", skip_serializing_if = "Vec::is_empty")]
+    unix_sockets: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -142,8 +144,14 @@ pub(crate) fn from_json(name: &str, text: &str, base: Base<'_>) -> Result<Profil
         };
         result.push(Entry { place, access });
     }
-    let network = network.and_then(|network| network.enabled).unwrap_or(false);
-    Ok(Profile { name: name.to_owned(), filesystem: Some(result), glob_depth: glob_scan_max_depth, network })
+    let Network { enabled, unix_sockets } = network.unwrap_or_default();
+    Ok(Profile {
+        name: name.to_owned(),
+        filesystem: Some(result),
+        glob_depth: glob_scan_max_depth,
+        network: enabled.unwrap_or(false),
+        unix_sockets: unix_sockets.iter().map(|path| absolute(path, base)).collect(),
+    })
 }
 
 fn absolute(path: &Path, base: Base<'_>) -> PathBuf {
@@ -199,8 +207,8 @@ pub(crate) fn to_json(profile: &Profile) -> serde_json::Value {
             ..FileSystem::default()
         }
     };
-    let written =
-        Written { network: Some(Network { enabled: Some(profile.network) }), file_system: Some(file_system) };
+    let network = Network { enabled: Some(profile.network), unix_sockets: profile.unix_sockets.clone() };
+    let written = Written { network: Some(network), file_system: Some(file_system) };
     serde_json::to_value(written).unwrap_or_default()
 }
 
@@ -252,12 +260,8 @@ enum Legacy {
 /// [`JsonError`].
 pub(crate) fn from_legacy(text: &str, base: Base<'_>) -> Result<Profile, JsonError> {
     let entry = |place, access| Entry { place, access };
-    let profile = |name: &str, entries, network| Profile {
-        name: name.to_owned(),
-        filesystem: Some(entries),
-        glob_depth: None,
-        network,
-    };
+    let profile =
+        |name: &str, entries, network| Profile { filesystem: Some(entries), network, ..Profile::named(name) };
     Ok(match deserialize(text)? {
         Legacy::DangerFullAccess => super::danger_full_access(),
         Legacy::ReadOnly { network_access } => {
@@ -289,6 +293,9 @@ pub(crate) fn from_legacy(text: &str, base: Base<'_>) -> Result<Profile, JsonErr
 /// # Errors
 /// What that cannot say: it is never widened to fit.
 pub(crate) fn to_legacy(profile: &Profile, cwd: &Path) -> Result<serde_json::Value, String> {
+    if let Some(path) = profile.unix_sockets.first() {
+        return Err(format!("no legacy mode can say that {} may be connected to", path.display()));
+    }
     let Some(entries) = &profile.filesystem else {
         return match profile.network {
             true => Ok(serde_json::to_value(Legacy::DangerFullAccess).unwrap_or_default()),
@@ -375,8 +382,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..6), depth in 0u32..3, network in any::<bool>()) {
-            let profile = Profile { name: "p".to_owned(), filesystem: Some(entries), glob_depth: NonZeroU32::new(depth), network };
+        fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..6), depth in 0u32..3, network in any::<bool>(), sockets in proptest::collection::vec("[a-c]", 0..2)) {
+            let profile = Profile {
+                filesystem: Some(entries), glob_depth: NonZeroU32::new(depth), network,
+                unix_sockets: sockets.into_iter().map(|name| PathBuf::from(format!("/{name}"))).collect(),
+                ..Profile::named("p")
+            };
             let mut again = from_json("p", &to_json(&profile).to_string(), base()).unwrap();
             // The older shape lists readable paths before writable ones.
             let mut profile = profile;
@@ -390,7 +401,7 @@ mod tests {
         /// A legacy mode gives exactly what the profile gives, or there is none.
         #[test]
         fn a_legacy_mode_is_never_wider(entries in proptest::collection::vec(entry(), 0..5), probe in proptest::collection::vec("[a-c]", 0..4)) {
-            let profile = Profile { name: "p".to_owned(), filesystem: Some(entries), glob_depth: None, network: false };
+            let profile = Profile { filesystem: Some(entries), ..Profile::named("p") };
             let bases = Bases {
                 project: "/w".into(), project_writable: true, added: Vec::new(), cwd: "/w".into(),
                 cwd_writable: true, tmpdir: "/tmp/x".into(), slash_tmp: Some("/tmp".into()),

@@ -1,6 +1,7 @@
 //! Profiles put together: what a request adds to a turn, and what of a request was granted.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use super::resolve::{Access, Bases, Entry, Place, Profile};
 
@@ -10,6 +11,8 @@ impl Profile {
     pub(crate) fn plus(&self, added: &Self) -> Self {
         let mut sum = self.clone();
         sum.network |= added.network;
+        let more = added.unix_sockets.iter().filter(|path| !self.unix_sockets.contains(path));
+        sum.unix_sockets.extend(more.cloned());
         if let (Some(entries), Some(more)) = (&mut sum.filesystem, &added.filesystem) {
             sum.glob_depth = depth(&[(entries, self.glob_depth), (more, added.glob_depth)]);
             for entry in more {
@@ -53,6 +56,10 @@ impl Profile {
             glob_depth: depth(&sides),
             filesystem: Some(kept),
             network: requested.network && granted.network,
+            unix_sockets: {
+                let asked_for = |path: &&PathBuf| requested.unix_sockets.contains(path);
+                granted.unix_sockets.iter().filter(asked_for).cloned().collect()
+            },
         }
     }
 }
@@ -94,9 +101,11 @@ mod tests {
             (place, access).prop_map(|(place, access)| Entry { place, access }),
             0..5,
         );
-        (entries, any::<bool>()).prop_map(|(entries, network)| Profile {
+        let sockets = proptest::collection::vec("/[ab]", 0..3);
+        (entries, any::<bool>(), sockets).prop_map(|(entries, network, sockets)| Profile {
             filesystem: Some(entries),
             network,
+            unix_sockets: sockets.into_iter().map(PathBuf::from).collect(),
             ..Profile::named("p")
         })
     }
@@ -119,6 +128,7 @@ mod tests {
 
         #[test]
         fn adding_twice_adds_once(base in profile(), added in profile()) {
+            // What one list names twice is no matter of adding.
             prop_assert_eq!(base.plus(&added).plus(&added), base.plus(&added));
         }
 
@@ -126,6 +136,9 @@ mod tests {
         fn what_is_granted_was_asked_for(requested in profile(), given in profile(), probe in probe()) {
             let both = Profile::granted(&requested, &given, &bases());
             prop_assert!(!both.network || (requested.network && given.network));
+            for path in &both.unix_sockets {
+                prop_assert!(requested.unix_sockets.contains(path) && given.unix_sockets.contains(path));
+            }
             let both = both.resolve(&bases());
             let (asked, given) = (requested.resolve(&bases()), given.resolve(&bases()));
             let denies = |profile: &crate::profile::Resolved| profile.deciding(&probe).is_some_and(|(at, access)| *access == Access::None && *at == probe);

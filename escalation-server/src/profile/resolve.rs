@@ -54,6 +54,8 @@ pub(crate) struct Profile {
     /// How many levels below its fixed part a pattern is looked for; none is all.
     pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
+    /// Sockets of daemons that it may connect to, by absolute path.
+    pub(crate) unix_sockets: Vec<PathBuf>,
 }
 
 /// What special places stand for in a session.
@@ -105,6 +107,7 @@ pub(crate) struct Resolved {
     pub(crate) denied: Vec<Denied>,
     pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
+    pub(crate) unix_sockets: Vec<PathBuf>,
 }
 
 /// Directories that a program needs to run, each only where it exists.
@@ -114,7 +117,13 @@ const MINIMAL: [&str; 8] =
 impl Profile {
     /// A profile that gives nothing.
     pub(crate) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), filesystem: Some(Vec::new()), glob_depth: None, network: false }
+        Self {
+            name: name.to_owned(),
+            filesystem: Some(Vec::new()),
+            glob_depth: None,
+            network: false,
+            unix_sockets: Vec::new(),
+        }
     }
 
     /// What it comes to where special places are these.
@@ -123,10 +132,8 @@ impl Profile {
             return Resolved {
                 name: self.name.clone(),
                 unrestricted: true,
-                entries: Vec::new(),
-                denied: Vec::new(),
-                glob_depth: None,
                 network: self.network,
+                ..Resolved::default()
             };
         };
         let mut entries = Vec::new();
@@ -169,6 +176,7 @@ impl Profile {
             denied,
             glob_depth: self.glob_depth,
             network: self.network,
+            unix_sockets: self.unix_sockets.clone(),
         }
     }
 }
@@ -241,7 +249,8 @@ impl Resolved {
         if other.unrestricted {
             return true;
         }
-        let network = other.network || !self.network;
+        let network = (other.network || !self.network)
+            && self.unix_sockets.iter().all(|path| other.unix_sockets.contains(path));
         let points = self.entries.iter().chain(&other.entries);
         network
             && !self.unrestricted
@@ -362,14 +371,7 @@ mod tests {
     fn resolved() -> impl Strategy<Value = Resolved> {
         let access = prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::None)];
         (proptest::collection::vec((path(), access), 0..6), any::<bool>()).prop_map(|(entries, network)| {
-            Resolved {
-                name: "any".to_owned(),
-                unrestricted: false,
-                entries,
-                denied: Vec::new(),
-                glob_depth: None,
-                network,
-            }
+            Resolved { name: "any".to_owned(), entries, network, ..Resolved::default() }
         })
     }
 

@@ -14,19 +14,19 @@ use crate::sys::process::{self, Limits};
 /// Waits, confined and where the command will run, for the order to become it.
 pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut Channel) -> Stop {
     let ordered = (|| {
-        place.confine()?;
+        let listener = place.confine()?;
         // What this process remembers is none of its neighbours' business. An exec ends that.
         process::hide_memory().map_err(failed("hide this process's memory"))?;
         readable(report, None).map_err(failed("wait for the order"))?;
         match report.receive::<Become>() {
-            Ok(Some(order)) => Ok(order),
+            Ok(Some((order, fds))) => Ok((order, fds, listener)),
             // Nobody needs it any more.
             Ok(None) => process::exit_now(0),
             Err(error) => Err(Stop::Failed(format!("receive the order: {error}"))),
         }
     })();
     match ordered {
-        Ok((order, fds)) => become_command(&order, fds, session_limits, place, report),
+        Ok((order, fds, listener)) => become_command(&order, fds, listener, session_limits, place, report),
         Err(stop) => stop,
     }
 }
@@ -34,33 +34,51 @@ pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut 
 fn become_command(
     order: &Become,
     fds: Vec<OwnedFd>,
+    listener: Option<OwnedFd>,
     session_limits: &Limits,
     place: &Place<'_>,
     report: &mut Channel,
 ) -> Stop {
     let start = &order.start;
-    match make_ready(order, fds, session_limits, place, report) {
+    match make_ready(order, fds, listener, session_limits, place, report) {
         Err(stop) => stop,
-        Ok((executable, kinds)) => match &start.image {
+        Ok((executable, ready)) => match &start.image {
             Image::Script { path, .. } => match c_string(path.as_slice()) {
-                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &start.env, kinds),
+                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &start.env, &ready),
                 Err(stop) => stop,
             },
-            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &start.env, kinds),
+            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &start.env, &ready),
         },
     }
 }
 
-/// Numbers and kinds of the descriptors that a command starts with.
-type Kinds = Vec<(u32, String)>;
+/// What a process tells before its exec.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    /// Numbers and kinds of the descriptors that the command starts with.
+    kinds: Vec<(u32, String)>,
+    /// The listener to the calls that the server answers, and its context's request socket.
+    served: Vec<OwnedFd>,
+}
+
+impl Ready {
+    /// # Errors
+    /// If the socket cannot be kept for the server.
+    pub(super) fn serving(listener: Option<OwnedFd>, gate: impl AsFd) -> Step<Self> {
+        let Some(listener) = listener else { return Ok(Self::default()) };
+        let gate = gate.as_fd().try_clone_to_owned().map_err(failed("keep the request socket"))?;
+        Ok(Self { served: vec![listener, gate], ..Self::default() })
+    }
+}
 
 fn make_ready(
     order: &Become,
     fds: Vec<OwnedFd>,
+    listener: Option<OwnedFd>,
     session_limits: &Limits,
     place: &Place<'_>,
     report: &mut Channel,
-) -> Step<(OwnedFd, Kinds)> {
+) -> Step<(OwnedFd, Ready)> {
     let start = &order.start;
     if order.own_session {
         let _leader = nix::unistd::setsid();
@@ -83,13 +101,17 @@ fn make_ready(
     let executable = up(executable)?;
     let cwd = cwd.map(up).transpose()?;
     let gate = gate.map(|(number, gate)| Ok((number, up(gate)?))).transpose()?;
+    let listener = listener.map(up).transpose()?;
     report.move_up(least).map_err(failed("move a descriptor"))?;
     let handed = handed.into_iter().map(|(number, fd)| Ok((number, up(fd)?))).collect::<Step<Vec<_>>>()?;
 
     enter_directory(&start.cwd, cwd.as_ref())?;
+    // Before its number is another's.
+    drop(cwd);
     let executable = match &start.image {
         Image::Descriptor => executable,
         Image::Exact { path, dev, ino } | Image::Script { path, dev, ino } => {
+            drop(executable);
             // It too, or a descriptor of the asker's would take its number.
             up(exactly(path, *dev, *ino, "the executable")?)?
         }
@@ -99,7 +121,7 @@ fn make_ready(
     let placed: Vec<_> = passing.filter(|(_, fd, kind)| passes(fd, kind, start)).collect();
     let mut keep = vec![report.as_raw_fd(), executable.as_raw_fd()];
     keep.extend(handed.iter().map(|(_, fd)| fd.as_raw_fd()));
-    keep.extend(gate.iter().map(|(_, gate)| gate.as_raw_fd()));
+    keep.extend(gate.iter().map(|(_, gate)| gate).chain(&listener).map(AsRawFd::as_raw_fd));
     process::close_others(&keep).map_err(failed("close descriptors"))?;
     for (number, fd, _) in &placed {
         process::place(fd, *number).map_err(failed("place a descriptor"))?;
@@ -111,8 +133,13 @@ fn make_ready(
         process::fill_standard().map_err(failed("open /dev/null"))?;
     }
     inherit(order, session_limits)?;
-    let kinds = placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
-    Ok((executable, kinds))
+    let mut ready = match gate {
+        Some((_, gate)) => Ready::serving(listener, gate)?,
+        None => Ready::default(),
+    };
+    ready.kinds =
+        placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
+    Ok((executable, ready))
 }
 
 pub(super) fn exec(
@@ -120,7 +147,7 @@ pub(super) fn exec(
     image: &process::Image<'_>,
     argv: &[Bytes],
     env: &[Bytes],
-    fds: Vec<(u32, String)>,
+    ready: &Ready,
 ) -> Stop {
     let strings =
         |list: &[Bytes]| list.iter().map(|bytes| c_string(bytes.as_slice())).collect::<Step<Vec<_>>>();
@@ -128,7 +155,8 @@ pub(super) fn exec(
         (Ok(argv), Ok(env)) => (argv, env),
         (Err(stop), _) | (_, Err(stop)) => return stop,
     };
-    if let Err(error) = report.send(&ChildReport::Ready { fds }, &[]) {
+    let served: Vec<_> = ready.served.iter().map(AsFd::as_fd).collect();
+    if let Err(error) = report.send(&ChildReport::Ready { fds: ready.kinds.clone() }, &served) {
         return Stop::Failed(format!("report: {error}"));
     }
     Stop::Refused(process::execute(image, &argv, &env))

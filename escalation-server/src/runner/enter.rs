@@ -67,10 +67,10 @@ impl Place<'_> {
         }
     }
 
-    /// Everything that cannot be undone.
-    pub(super) fn confine(&self) -> Step<()> {
+    /// Everything that cannot be undone. See [`confine`] for what is returned.
+    pub(super) fn confine(&self) -> Step<Option<OwnedFd>> {
         match self.sandbox {
-            Sandbox::None => Ok(()),
+            Sandbox::None => Ok(None),
             Sandbox::Enter { plan, confinement, .. } | Sandbox::Make { plan, confinement, .. } => {
                 confine(plan, confinement).map_err(|error| Stop::Failed(error.to_string()))
             }

@@ -55,6 +55,15 @@ pub(super) fn kind_of(fd: &impl AsFd) -> &'static str {
     }
 }
 
+/// What would lead past a sandbox that has other mounts or no network, and why.
+pub(super) fn leads_elsewhere(fd: &impl AsFd) -> Option<&'static str> {
+    match kind_of(fd) {
+        "directory" | "path" => Some("a directory would lead past the sandbox's mounts"),
+        "socket" if !socket::is_settled(fd) => Some("a socket that is not connected could be sent anywhere"),
+        _ => None,
+    }
+}
+
 /// A directory of the asker's leads a wider command through the asker's mounts, and a request
 /// socket would let it speak for another context.
 pub(super) fn passes(fd: &OwnedFd, kind: &str, start: &Start) -> bool {

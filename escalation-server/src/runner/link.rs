@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use tokio::io::Interest;
@@ -24,8 +24,8 @@ struct Shared {
     waiting: RefCell<HashMap<u64, mpsc::UnboundedSender<Report>>>,
 }
 
-/// What the spawner says of the session as a whole; ends when the spawner does.
-pub(crate) type Reports = mpsc::UnboundedReceiver<Report>;
+/// What the spawner says of the session as a whole, with descriptors; ends when the spawner does.
+pub(crate) type Reports = mpsc::UnboundedReceiver<(Report, Vec<OwnedFd>)>;
 
 /// A command that was ordered: its reports, and what it can be told.
 #[derive(Debug)]
@@ -102,15 +102,18 @@ impl Drop for Command {
     }
 }
 
-async fn read(link: Link, session: mpsc::UnboundedSender<Report>) {
+async fn read(link: Link, session: mpsc::UnboundedSender<(Report, Vec<OwnedFd>)>) {
     loop {
         let Ok(mut ready) = link.0.channel.readable().await else { break };
         loop {
             match link.0.channel.get_ref().receive::<Report>() {
-                Ok(Some((report, _))) => {
+                Ok(Some((report, fds))) => {
                     let to = id_of(&report).and_then(|id| link.0.waiting.borrow().get(&id).cloned());
-                    // Nobody waits for it any more.
-                    let _unread = to.as_ref().unwrap_or(&session).send(report);
+                    // It may be that nobody waits for it any more.
+                    let _unread = match to {
+                        Some(command) => command.send(report).is_ok(),
+                        None => session.send((report, fds)).is_ok(),
+                    };
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
@@ -133,6 +136,7 @@ fn id_of(report: &Report) -> Option<u64> {
         | Report::Ended { id, .. } => Some(*id),
         Report::Covered { .. }
         | Report::Uncovered { .. }
+        | Report::Served
         | Report::ShellStarted { .. }
         | Report::ShellEnded { .. } => None,
     }

@@ -151,6 +151,9 @@ pub(crate) enum Report {
         path: Bytes,
         what: String,
     },
+    /// A sandboxed process has started whose calls the server answers. With it come the listener and
+    /// the request socket of its context.
+    Served,
     ShellStarted {
         pid: i32,
     },
@@ -191,7 +194,7 @@ pub(super) enum ChildReport {
         init: i32,
         command: i32,
     },
-    /// The next thing is the exec.
+    /// The next thing is the exec. With it comes what goes with [`Report::Served`], if anything.
     Ready {
         fds: Vec<(u32, String)>,
     },

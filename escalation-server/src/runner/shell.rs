@@ -10,9 +10,9 @@ use std::time::Duration;
 use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
-use super::command::{c_string, enter_directory, exec};
+use super::command::{Ready, c_string, enter_directory, exec};
 use super::enter::{Place, Step, Stop, failed, readable};
-use super::handover::kind_of;
+use super::handover::leads_elsewhere;
 use super::message::Cwd;
 use crate::sys::process;
 
@@ -46,35 +46,36 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
         }
         // Inherited, it would lead through the mounts that were there before the sandbox's.
         enter_directory(shell.cwd, None)?;
-        place.confine()?;
+        let listener = place.confine()?;
         await_server(shell.go)?;
-        // A directory would lead past the sandbox's mounts, which cover paths and not descriptors.
         for number in 0..=2 {
             let fd = process::standard(number);
-            if matches!(kind_of(&fd), "directory" | "path") {
+            if leads_elsewhere(&fd).is_some() {
                 let null = std::fs::File::options().read(true).write(true).open("/dev/null");
                 process::place(null.map_err(failed("open /dev/null"))?, number)
                     .map_err(failed("place /dev/null"))?;
             }
         }
         for &number in shell.pass_fds {
-            if matches!(kind_of(&process::standard(number)), "directory" | "path") {
-                return Err(Stop::Failed(format!(
-                    "--pass-fd {number}: a directory would lead past the sandbox's mounts"
-                )));
+            if let Some(why) = leads_elsewhere(&process::standard(number)) {
+                return Err(Stop::Failed(format!("--pass-fd {number}: {why}")));
             }
         }
         let own = [0, 1, 2, shell.gate.0, report.as_raw_fd(), program.as_raw_fd()];
-        let keep: Vec<i32> = own.into_iter().chain(shell.pass_fds.iter().copied()).collect();
+        let keep: Vec<i32> = own
+            .into_iter()
+            .chain(listener.iter().map(AsRawFd::as_raw_fd))
+            .chain(shell.pass_fds.iter().copied())
+            .collect();
         process::close_others(&keep).map_err(failed("close descriptors"))?;
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
         process::set_signals(shell.ignored, shell.blocked);
-        Ok(program)
+        Ok((program, Ready::serving(listener, process::standard(shell.gate.0))?))
     })();
     match result {
         Err(stop) => stop,
-        Ok(program) => {
-            exec(report, &process::Image::File(program.as_fd()), shell.argv, shell.env, Vec::new())
+        Ok((program, ready)) => {
+            exec(report, &process::Image::File(program.as_fd()), shell.argv, shell.env, &ready)
         }
     }
 }

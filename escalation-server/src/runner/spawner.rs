@@ -2,7 +2,7 @@
 //! shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -275,10 +275,11 @@ impl Spawner {
                 Ok(Some((ChildReport::Pids { init, command }, _))) => {
                     self.learn(id, Some(init).filter(|init| *init > 0), command);
                 }
-                Ok(Some((ChildReport::Ready { fds }, _))) => {
+                Ok(Some((ChildReport::Ready { fds }, served))) => {
                     if let Some(command) = self.commands.get_mut(id) {
                         command.ready = true;
                         command.fds = fds;
+                        command.served = served;
                     }
                 }
                 Ok(Some((ChildReport::Refused { errno }, _))) => self.fail(id, Report::Refused { id, errno }),
@@ -382,6 +383,10 @@ impl Spawner {
             match pid {
                 Some(pid) if command.ready => {
                     let fds = std::mem::take(&mut command.fds);
+                    let served = std::mem::take(&mut command.served);
+                    if !served.is_empty() {
+                        self.tell_server_with(&Report::Served, &served);
+                    }
                     self.tell_server(&if id == SHELL {
                         Report::ShellStarted { pid }
                     } else {
@@ -404,7 +409,8 @@ impl Spawner {
     fn start_shell(&mut self, shell: &ShellStart) -> Result<(), String> {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
-        let (sandbox, placeholders) = match self.standbys.turn_plan() {
+        let turn = self.standbys.turn_plan()?;
+        let (sandbox, placeholders) = match &turn {
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
                 let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared: None };
@@ -601,17 +607,22 @@ impl Spawner {
     }
 
     fn tell_server(&self, report: &Report) {
-        tell(&self.server, report);
+        self.tell_server_with(report, &[]);
+    }
+
+    fn tell_server_with(&self, report: &Report, fds: &[OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        tell(&self.server, report, &fds);
     }
 
     fn tell_front(&self, report: &FrontReport) {
-        tell(&self.front, report);
+        tell(&self.front, report, &[]);
     }
 }
 
 /// Waits for a slow peer; one that is gone will be noticed by its end.
-fn tell(channel: &Channel, report: &impl serde::Serialize) {
-    while let Err(error) = channel.send(report, &[]) {
+fn tell(channel: &Channel, report: &impl serde::Serialize, fds: &[BorrowedFd<'_>]) {
+    while let Err(error) = channel.send(report, fds) {
         if error.kind() != io::ErrorKind::WouldBlock {
             return;
         }

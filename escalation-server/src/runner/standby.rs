@@ -2,11 +2,13 @@
 //! order to become it. The next one of each kind is made while the last one runs, so that nobody
 //! waits for a fork, a namespace or a mount.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use postern_shim::wire::Bytes;
 
@@ -16,7 +18,7 @@ use super::enter::{Sandbox, Stop, enter, keep_only};
 use super::message::{ChildReport, Cover, Target};
 use super::spawner::Profiles;
 use crate::profile::Resolved;
-use crate::sandbox::{Confinement, Facts, Placeholder, Plan, Shared, plan};
+use crate::sandbox::{Confinement, Facts, Placeholder, Plan, Shared, Sockets, plan};
 use crate::sys::process::{self, Fork, Limits};
 
 /// A process that stands by.
@@ -45,9 +47,9 @@ pub(super) struct Standbys {
     profiles: Profiles,
     session_limits: Limits,
     terminal: Option<PathBuf>,
-    turn: Option<(Plan, Confinement, OwnedFd)>,
-    /// What is compiled once: with and without the network.
-    confinements: [Confinement; 2],
+    turn: Option<(Plan, Rc<Confinement>, OwnedFd)>,
+    /// What is compiled once.
+    confinements: RefCell<HashMap<Sockets, Rc<Confinement>>>,
     /// What sandboxes without the network share, once there is one.
     shared: Option<Shared>,
     ready: HashMap<Target, Standby>,
@@ -57,18 +59,15 @@ pub(super) struct Standbys {
 
 impl Standbys {
     /// # Errors
-    /// If a seccomp filter or this process's limits are not to be had.
+    /// If this process's limits are not to be had.
     pub(super) fn new(profiles: Profiles, terminal: Option<PathBuf>) -> Result<Self, String> {
-        let text = |error: crate::sandbox::StepError| error.to_string();
-        let confinements =
-            [Confinement::prepare(false).map_err(text)?, Confinement::prepare(true).map_err(text)?];
         let session_limits = process::limits(0).map_err(|error| format!("read limits: {error}"))?;
         Ok(Self {
             profiles,
             session_limits,
             terminal,
             turn: None,
-            confinements,
+            confinements: RefCell::default(),
             shared: None,
             ready: HashMap::new(),
             used: Vec::new(),
@@ -76,8 +75,11 @@ impl Standbys {
     }
 
     /// The turn's plan, if it is restricted, and what confines it.
-    pub(super) fn turn_plan(&self) -> Option<(&Plan, &Confinement)> {
-        self.profiles.turn.as_ref().map(|plan| (plan, self.confinement(plan)))
+    ///
+    /// # Errors
+    /// As for [`Confinement::prepare`].
+    pub(super) fn turn_plan(&self) -> Result<Option<(&Plan, Rc<Confinement>)>, String> {
+        self.profiles.turn.as_ref().map(|plan| Ok((plan, self.confinement(plan)?))).transpose()
     }
 
     pub(super) fn terminal(&self) -> Option<&std::path::Path> {
@@ -104,8 +106,8 @@ impl Standbys {
 
     /// From now on commands can enter the turn's sandbox, by its first process.
     pub(super) fn turn_is(&mut self, init: OwnedFd) {
-        if let Some(plan) = &self.profiles.turn {
-            self.turn = Some((plan.clone(), self.confinement(plan).clone(), init));
+        if let Ok(Some((plan, confinement))) = self.turn_plan() {
+            self.turn = Some((plan.clone(), confinement, init));
         }
     }
 
@@ -116,8 +118,13 @@ impl Standbys {
         }
     }
 
-    fn confinement(&self, plan: &Plan) -> &Confinement {
-        &self.confinements[usize::from(plan.network())]
+    fn confinement(&self, plan: &Plan) -> Result<Rc<Confinement>, String> {
+        if let Some(known) = self.confinements.borrow().get(&plan.sockets()) {
+            return Ok(Rc::clone(known));
+        }
+        let made = Rc::new(Confinement::prepare(plan).map_err(|error| error.to_string())?);
+        self.confinements.borrow_mut().insert(plan.sockets(), Rc::clone(&made));
+        Ok(made)
     }
 
     /// A process for a command: one that is ready, if its sandbox is still what would be built now.
@@ -175,16 +182,17 @@ impl Standbys {
         let text = |error: io::Error| error.to_string();
         let (report, theirs) = Channel::pair().map_err(text)?;
         let (control, held) = Channel::pair().map_err(text)?;
-        let sandbox = match (target, &design, &self.turn) {
+        let confinement = design.as_ref().map(|design| self.confinement(&design.plan)).transpose()?;
+        let sandbox = match (target, design.as_ref().zip(confinement.as_deref()), &self.turn) {
             (Target::Outside, ..) => Sandbox::None,
             // The turn is not restricted, or the profile.
             (Target::Turn, _, None) if self.profiles.turn.is_none() => Sandbox::None,
             (Target::Profile(name), None, _) if self.restricted(name)?.is_none() => Sandbox::None,
             (Target::Turn, _, Some((plan, confinement, init))) => Sandbox::Enter { init, plan, confinement },
-            (Target::Profile(_), Some(Design { plan, .. }), _) => Sandbox::Make {
+            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) => Sandbox::Make {
                 control: &held,
                 plan,
-                confinement: self.confinement(plan),
+                confinement,
                 terminal: self.terminal.as_deref(),
                 shared: self.shared.as_ref().filter(|_| plan.shareable()),
             },

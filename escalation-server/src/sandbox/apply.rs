@@ -43,8 +43,8 @@ pub(crate) struct Confinement {
 impl Confinement {
     /// # Errors
     /// As [`Programs::compile`].
-    pub(crate) fn prepare(network: bool) -> Result<Self, StepError> {
-        let programs = Programs::compile(network, nix::unistd::geteuid().is_root());
+    pub(crate) fn prepare(plan: &Plan) -> Result<Self, StepError> {
+        let programs = Programs::compile(plan.sockets, nix::unistd::geteuid().is_root());
         let programs = programs.map_err(io::Error::other).named("compile the seccomp filter")?;
         Ok(Self { programs })
     }
@@ -270,8 +270,9 @@ fn processes() -> Result<(), StepError> {
     Ok(())
 }
 
-/// Third, in the command's own process: everything that cannot be undone, from the outside in.
-pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<(), StepError> {
+/// Third, in the command's own process: everything that cannot be undone, from the outside in. What
+/// is returned listens to the calls that the server answers.
+pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<OwnedFd>, StepError> {
     // Rules name what the mounts have put there, so they are opened after the mounts.
     let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
     for (path, access) in &plan.landlock {
@@ -284,8 +285,9 @@ pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<(), Step
     process::no_new_privileges().named("set no_new_privs")?;
     process::drop_capabilities().named("drop capabilities")?;
     landlock::restrict(&ruleset).named("restrict by Landlock")?;
-    for program in &confinement.programs.0 {
+    for program in &confinement.programs.filters {
         process::seccomp(program).named("install the seccomp filter")?;
     }
-    Ok(())
+    let served = confinement.programs.served.as_deref().map(process::seccomp_listener).transpose();
+    served.named("install the seccomp filter for what the server answers")
 }

@@ -99,6 +99,9 @@ pub(crate) struct Own {
     /// nothing there, and anybody could put something in the way of others.
     pub(crate) temporary: Vec<PathBuf>,
     pub(crate) leases: Leases,
+    /// Whether any profile of the session names sockets of daemons. Descriptors can travel between
+    /// sandboxes, so that what is connected is then looked at in each.
+    pub(crate) serves_sockets: bool,
 }
 
 /// What is there.
@@ -119,6 +122,8 @@ pub(crate) struct Facts {
     pub(crate) identities: Vec<(u64, u64)>,
     /// Device nodes that exist.
     pub(crate) devices: Vec<&'static str>,
+    /// See [`Own::serves_sockets`].
+    pub(crate) serves_sockets: bool,
 }
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -181,6 +186,7 @@ impl Facts {
             protected,
             absent,
             hidden,
+            serves_sockets: own.serves_sockets,
             devices: DEVICES.into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect(),
         })
     }

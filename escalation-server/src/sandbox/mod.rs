@@ -14,4 +14,5 @@ pub(crate) use facts::{Abilities, Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
+pub(crate) use seccomp::Sockets;
 pub(crate) use watch::{Change, Watch};

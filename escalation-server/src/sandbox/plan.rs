@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::facts::{Abilities, Facts};
+use super::seccomp::{Connecting, Sockets};
 use crate::profile::{Access, Resolved};
 use crate::sys::landlock::fs;
 
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(super) landlock: Vec<(PathBuf, u64)>,
     /// Protected paths that do not exist: to be put there by whoever applies this, and covered.
     pub(crate) absent: Vec<PathBuf>,
+    /// What sockets it has.
+    pub(super) sockets: Sockets,
     /// What this sandbox does not hold, by name.
     pub(crate) missing: Vec<&'static str>,
 }
@@ -42,6 +45,10 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn network(&self) -> bool {
         self.profile.network
+    }
+
+    pub(crate) fn sockets(&self) -> Sockets {
+        self.sockets
     }
 
     pub(crate) fn user_namespace(&self) -> bool {
@@ -76,10 +83,16 @@ impl Plan {
                 format!("{kind} {rights:#06x}  {}", path.display())
             })
             .collect();
+        let [refused, served] = super::seccomp::describe(self.sockets);
         vec![
             ("mounts, in this order".to_owned(), mounts),
             (format!("Landlock, ABI {}", self.landlock_abi), landlock),
-            ("system calls refused".to_owned(), super::seccomp::describe(self.network())),
+            (
+                "sockets of daemons".to_owned(),
+                self.profile.unix_sockets.iter().map(|path| path.display().to_string()).collect(),
+            ),
+            ("system calls refused".to_owned(), refused),
+            ("system calls that the server answers".to_owned(), served),
             ("not held here".to_owned(), self.missing.iter().map(|name| (*name).to_owned()).collect()),
         ]
     }
@@ -186,14 +199,25 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
     profile.entries.extend(denied);
     profile.entries.extend(facts.absent.iter().map(|path| (path.clone(), Access::Read)));
     Plan {
-        profile,
         user_namespace: abilities.user_namespaces,
         mounts,
         landlock_abi: abi,
         landlock,
         absent: facts.absent.clone(),
+        sockets: sockets(&profile, facts.serves_sockets),
         missing: abilities.missing(),
+        profile,
     }
+}
+
+fn sockets(profile: &Resolved, serves: bool) -> Sockets {
+    let (network, unix) = (profile.network, !profile.unix_sockets.is_empty());
+    let connecting = match (network, unix, serves) {
+        (_, true, _) | (true, false, true) => Connecting::Served,
+        (true, false, false) => Connecting::Allowed,
+        (false, false, _) => Connecting::Refused,
+    };
+    Sockets { network, unix, connecting, served: true }
 }
 
 /// What a profile gives below something that it denies.

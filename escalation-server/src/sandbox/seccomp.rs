@@ -1,8 +1,10 @@
-//! System calls that no sandboxed process gets, as data with a reason each, compiled to BPF by
-//! `seccompiler`. Everything else is allowed: the filesystem, signals and TCP are Landlock's.
+//! System calls that no sandboxed process gets, and those that the server answers in the kernel's
+//! place (seccomp_unotify(2)), as data with a reason each, compiled to BPF by `seccompiler`.
+//! Everything else is allowed: the filesystem, signals and TCP are Landlock's.
 
 use std::collections::BTreeMap;
 
+use postern_shim::wire::REQUEST_PROTOCOL;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
     SeccompFilter, SeccompRule, sock_filter,
@@ -17,8 +19,35 @@ enum When {
     Masked(u8, u64, u64),
     /// An argument is none of these, and another is this if given.
     Unlike(u8, &'static [u64]),
-    /// The first argument is this, and another is not zero.
-    IsWithout(u64, u8),
+    /// An argument, which may be a pointer, is not zero.
+    NotZero(u8),
+    /// The first argument is this, and another is not that.
+    IsUnlike(u64, u8, u64),
+    /// The first argument is this, and another, under a mask, equals a value.
+    IsMasked(u64, u8, u64, u64),
+}
+
+/// What becomes of connect(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Connecting {
+    /// There is nothing to connect to.
+    Refused,
+    /// The server does it: it alone sees which address is meant.
+    Served,
+    /// No socket can be had whose address would matter.
+    Allowed,
+}
+
+/// What sockets a sandbox has; all that its filters depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Sockets {
+    pub(crate) network: bool,
+    /// Whether it has any socket of `AF_UNIX` to connect.
+    pub(crate) unix: bool,
+    pub(crate) connecting: Connecting,
+    /// Whether the server answers calls. Not inside another sandbox whose calls somebody answers
+    /// already: the kernel gives a process one such.
+    pub(crate) served: bool,
 }
 
 struct Entry {
@@ -49,11 +78,14 @@ const NAMESPACES: [i32; 7] = [
 ];
 
 const UNIX: u64 = libc::AF_UNIX as u64;
+const REQUEST: u64 = REQUEST_PROTOCOL as u64;
+const KIND: u64 = 0xf; // SOCK_TYPE_MASK
 const NETLINK: u64 = libc::AF_NETLINK as u64;
-/// With the network on: TCP and UDP, and what getaddrinfo(3) asks the routing tables by.
-const NETWORK: &[u64] = &[libc::AF_INET as u64, libc::AF_INET6 as u64, NETLINK];
+// With the network on: TCP and UDP, and what getaddrinfo(3) asks the routing tables by.
+const INET: u64 = libc::AF_INET as u64;
+const INET6: u64 = libc::AF_INET6 as u64;
 
-fn table(network: bool) -> Vec<Entry> {
+fn refused(sockets: Sockets) -> Vec<Entry> {
     let mut table = vec![
         refuse!(SYS_ptrace, "takes over other processes of the sandbox, waiters among them"),
         refuse!(SYS_process_vm_readv, "as ptrace"),
@@ -103,7 +135,7 @@ fn table(network: bool) -> Vec<Entry> {
         refuse!(SYS_fanotify_init, "watches or holds other processes' file accesses"),
         refuse!(
             SYS_prlimit64,
-            When::Unlike(0, &[0]),
+            When::NotZero(0),
             "limits of others, pid 1 among them; its own are a process's own"
         ),
         refuse!(
@@ -118,12 +150,12 @@ fn table(network: bool) -> Vec<Entry> {
         refuse!(SYS_socketpair, When::Unlike(0, &[UNIX]), "no other family has any use"),
         refuse!(
             SYS_socketpair,
-            When::Masked(1, 0xf, libc::SOCK_DGRAM as u64),
+            When::Masked(1, KIND, libc::SOCK_DGRAM as u64),
             "can be aimed at another address later"
         ),
         refuse!(
             SYS_socketpair,
-            When::Masked(1, 0xf, libc::SOCK_RAW as u64),
+            When::Masked(1, KIND, libc::SOCK_RAW as u64),
             "a datagram socket under another name"
         ),
     ];
@@ -134,98 +166,177 @@ fn table(network: bool) -> Vec<Entry> {
         table.push(refuse!(SYS_clone, When::Bits(0, bits), why));
         table.push(refuse!(SYS_unshare, When::Bits(0, bits), why));
     }
-    if network {
+    table.extend(refused_sockets(sockets));
+    table
+}
+
+fn refused_sockets(sockets: Sockets) -> Vec<Entry> {
+    let mut table = Vec::new();
+    // What the server answers has to pass.
+    let families: &[u64] = match (sockets.network, sockets.served || sockets.unix) {
+        (false, false) => &[],
+        (false, true) => &[UNIX],
+        (true, false) => &[INET, INET6, NETLINK],
+        (true, true) => &[INET, INET6, NETLINK, UNIX],
+    };
+    const OTHERS: &str = "other families reach daemons of the machine, its wires or its kernel";
+    table.push(if families.is_empty() {
+        refuse!(SYS_socket, OTHERS)
+    } else {
+        refuse!(SYS_socket, When::Unlike(0, families), OTHERS)
+    });
+    if sockets.network {
         table.push(refuse!(
             SYS_socket,
-            When::Unlike(0, NETWORK),
-            "other families reach daemons of the machine (docker, D-Bus, X11, vsock) or its wires"
-        ));
-        table.push(refuse!(
-            SYS_socket,
-            When::IsWithout(NETLINK, 2),
+            When::IsUnlike(NETLINK, 2, 0),
             "only the routing tables, not the kernel's other netlink families"
         ));
-    } else {
-        table.push(refuse!(SYS_socket, "the network is off, and AF_UNIX reaches daemons of the machine"));
+    }
+    if sockets.unix {
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+            table.push(refuse!(
+                SYS_socket,
+                When::IsMasked(UNIX, 1, KIND, kind as u64),
+                "a datagram goes to an address that no filter sees"
+            ));
+        }
+    } else if sockets.served {
+        table.push(refuse!(
+            SYS_socket,
+            When::IsUnlike(UNIX, 2, REQUEST),
+            "AF_UNIX reaches daemons of the machine (docker, D-Bus, X11)"
+        ));
+    }
+    if sockets.connecting == Connecting::Refused {
+        table.push(refuse!(SYS_connect, "there is no socket to connect but what somebody handed in"));
+        table.push(refuse!(SYS_sendto, When::NotZero(4), "as connect"));
     }
     table
 }
 
-/// What is refused and why, one line an entry, for people.
-pub(super) fn describe(network: bool) -> Vec<String> {
-    let mut lines: Vec<String> = table(network)
-        .iter()
-        .map(|Entry { name, when, why, .. }| {
-            let condition = match when {
-                When::Always => String::new(),
-                When::Bits(at, bits) => format!(" with the bits {bits:#x} in argument {at}"),
-                When::Masked(at, mask, value) => format!(" where argument {at} & {mask:#x} is {value:#x}"),
-                When::Unlike(at, values) => format!(" unless argument {at} is one of {values:?}"),
-                When::IsWithout(first, at) => format!(" where argument 0 is {first} and {at} is not 0"),
-            };
-            format!("{}{condition}: {why}", name.trim_start_matches("SYS_"))
-        })
-        .collect();
-    lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
-    lines.push("every call of a foreign architecture or x32: killed".to_owned());
-    lines
+/// What the server answers.
+fn served(sockets: Sockets) -> Vec<Entry> {
+    let mut table = Vec::new();
+    if sockets.served {
+        table.push(refuse!(
+            SYS_socket,
+            When::IsMasked(UNIX, 2, u64::from(u32::MAX), REQUEST),
+            "gives the context's request socket to who has closed it"
+        ));
+        if sockets.connecting == Connecting::Served {
+            table.push(refuse!(SYS_connect, "is done for it, to the sockets that the profile names"));
+        }
+    }
+    table
 }
 
-/// The programs to install, in this order.
+/// What is refused, what served, and why, one line an entry, for people.
+pub(super) fn describe(sockets: Sockets) -> [Vec<String>; 2] {
+    let line = |Entry { name, when, why, .. }: &Entry| {
+        let condition = match when {
+            When::Always => String::new(),
+            When::Bits(at, bits) => format!(" with the bits {bits:#x} in argument {at}"),
+            When::Masked(at, mask, value) => format!(" where argument {at} & {mask:#x} is {value:#x}"),
+            When::NotZero(at) => format!(" unless argument {at} is 0"),
+            When::Unlike(at, values) => format!(" unless argument {at} is one of {values:?}"),
+            When::IsUnlike(first, at, value) => {
+                format!(" where argument 0 is {first} and {at} is not {value:#x}")
+            }
+            When::IsMasked(first, at, mask, value) => {
+                format!(" where argument 0 is {first} and {at} & {mask:#x} is {value:#x}")
+            }
+        };
+        format!("{}{condition}: {why}", name.trim_start_matches("SYS_"))
+    };
+    let mut lines: Vec<String> = refused(sockets).iter().map(line).collect();
+    lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
+    lines.push("every call of a foreign architecture or x32: killed".to_owned());
+    [lines, served(sockets).iter().map(line).collect()]
+}
+
+/// The programs to install.
 #[derive(Debug, Clone)]
-pub(crate) struct Programs(pub(super) Vec<BpfProgram>);
+pub(crate) struct Programs {
+    /// In this order.
+    pub(super) filters: Vec<BpfProgram>,
+    /// After them, and who installs it gets a listener to hand to the server.
+    pub(super) served: Option<BpfProgram>,
+}
 
 impl Programs {
     /// # Errors
     /// A table that does not compile, which is a mistake in this file.
-    pub(crate) fn compile(network: bool, root: bool) -> Result<Self, seccompiler::Error> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for Entry { call, when, .. } in table(network) {
-            let slot = rules.entry(call).or_default();
-            let one = |at, op, value| Condition::new(at, Len::Dword, op, value);
-            let conditions = match when {
-                When::Always => {
-                    slot.clear();
-                    continue;
-                }
-                When::Bits(at, bits) => vec![one(at, Op::MaskedEq(bits), bits)?],
-                When::Masked(at, mask, value) => vec![one(at, Op::MaskedEq(mask), value)?],
-                When::Unlike(at, values) => {
-                    values.iter().map(|value| one(at, Op::Ne, *value)).collect::<Result<_, _>>()?
-                }
-                When::IsWithout(first, at) => vec![one(0, Op::Eq, first)?, one(at, Op::Ne, 0)?],
-            };
-            slot.push(SeccompRule::new(conditions)?);
-        }
-        let refused = filter(rules, SeccompAction::Errno(libc::EPERM as u32))?;
+    pub(crate) fn compile(sockets: Sockets, root: bool) -> Result<Self, seccompiler::Error> {
+        let refused = filter(rules(refused(sockets))?, SeccompAction::Errno(libc::EPERM as u32))?;
         // A filter cannot see clone3's flags; without the call the C library uses clone, whose it can.
         let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let absent = filter(absent, SeccompAction::Errno(libc::ENOSYS as u32))?;
-        let mut programs = vec![absent, [x32_guard(), refused].concat()];
+        let mut filters = vec![absent, [x32_guard(), refused].concat()];
         if root {
             // Shells and tools that run as root shed groups and call it an error if they cannot;
             // here root has no capability that could, and no group that gives it more than its user.
             let pretended = BTreeMap::from([(libc::SYS_setgroups, Vec::new())]);
-            programs.push(filter(pretended, SeccompAction::Errno(0))?);
+            filters.push(filter(pretended, SeccompAction::Errno(0))?);
         }
-        Ok(Self(programs))
+        let served = served(sockets);
+        let served = if served.is_empty() { None } else { Some(notifying(rules(served)?)?) };
+        Ok(Self { filters, served })
     }
 }
 
-fn filter(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    action: SeccompAction,
-) -> Result<BpfProgram, seccompiler::Error> {
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn rules(table: Vec<Entry>) -> Result<Rules, seccompiler::Error> {
+    let mut rules = Rules::new();
+    for Entry { call, when, .. } in table {
+        let slot = rules.entry(call).or_default();
+        let one = |at, op, value| Condition::new(at, Len::Dword, op, value);
+        let conditions = match when {
+            When::Always => {
+                slot.clear();
+                continue;
+            }
+            When::Bits(at, bits) => vec![one(at, Op::MaskedEq(bits), bits)?],
+            When::Masked(at, mask, value) => vec![one(at, Op::MaskedEq(mask), value)?],
+            When::NotZero(at) => vec![Condition::new(at, Len::Qword, Op::Ne, 0)?],
+            When::Unlike(at, values) => {
+                values.iter().map(|value| one(at, Op::Ne, *value)).collect::<Result<_, _>>()?
+            }
+            When::IsUnlike(first, at, value) => vec![one(0, Op::Eq, first)?, one(at, Op::Ne, value)?],
+            When::IsMasked(first, at, mask, value) => {
+                vec![one(0, Op::Eq, first)?, one(at, Op::MaskedEq(mask), value)?]
+            }
+        };
+        slot.push(SeccompRule::new(conditions)?);
+    }
+    Ok(rules)
+}
+
+fn filter(rules: Rules, action: SeccompAction) -> Result<BpfProgram, seccompiler::Error> {
     let arch = std::env::consts::ARCH.try_into()?;
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?.try_into()?)
 }
+
+/// A program that asks the listener. `seccompiler` has no such action: one that it has, and that
+/// stands nowhere else, is exchanged for it.
+fn notifying(rules: Rules) -> Result<BpfProgram, seccompiler::Error> {
+    const PLACE: u32 = 0x504f;
+    let mut program = filter(rules, SeccompAction::Trace(PLACE))?;
+    for instruction in &mut program {
+        if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRACE | PLACE {
+            instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+        }
+    }
+    Ok(program)
+}
+
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 /// Kills whoever uses the x32 numbers, which carry x86-64's architecture and would pass a filter
 /// that compares plain ones. Foreign architectures are killed by the filters themselves.
 fn x32_guard() -> BpfProgram {
     const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const X32_BIT: u32 = 0x4000_0000;
     if std::env::consts::ARCH != "x86_64" {
         return Vec::new();
@@ -242,10 +353,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_tables_compile_and_fit() {
-        for network in [false, true] {
-            for program in Programs::compile(network, true).unwrap().0 {
-                assert!(program.len() < 4096);
+    fn every_table_compiles_and_fits() {
+        for (network, unix, served) in [
+            (false, false, false),
+            (false, false, true),
+            (false, true, true),
+            (true, false, true),
+            (true, true, true),
+            (true, false, false),
+        ] {
+            for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
+                let sockets = Sockets { network, unix, connecting, served };
+                let programs = Programs::compile(sockets, true).unwrap();
+                assert!(programs.filters.iter().chain(&programs.served).all(|program| program.len() < 4096));
+                let asks = |program: &BpfProgram| {
+                    program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
+                };
+                assert_eq!(programs.served.as_ref().is_some_and(asks), served);
             }
         }
     }

@@ -142,6 +142,7 @@ async fn follow(
                 Some(
                     Report::Covered { .. }
                     | Report::Uncovered { .. }
+                    | Report::Served
                     | Report::ShellStarted { .. }
                     | Report::ShellEnded { .. },
                 ) => {}

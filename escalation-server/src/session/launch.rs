@@ -41,6 +41,11 @@ pub(crate) enum LaunchError {
          rule and configuration files elsewhere"
     )]
     Source(PathBuf),
+    #[error(
+        "the profile {profile} names the socket {path}, which lies where a sandbox can write and could put another in \
+         its place: let the daemon listen elsewhere"
+    )]
+    Socket { profile: String, path: PathBuf },
     #[error("--pass-fd {number}: {what}")]
     PassFd { number: i32, what: String },
     #[error("--add-dir {path}: {error}")]
@@ -146,12 +151,19 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
+    let profiles = || named.values().chain([&turn]).filter(|profile| !profile.unrestricted);
+    let sockets =
+        || profiles().flat_map(|profile| profile.unix_sockets.iter().map(move |path| (profile, path)));
+    if let Some((profile, path)) = sockets().find(|(_, path)| reach.could_change(path)) {
+        return Err(LaunchError::Socket { profile: profile.name.clone(), path: path.clone() });
+    }
+    let serves_sockets = sockets().next().is_some();
 
     let leases = Leases::within(&directories.state)
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
     leases.sweep();
     let temporary = bases.slash_tmp.iter().chain([&tmpdir]).cloned().collect();
-    let own = Own { hidden: vec![real(&directories.state)], temporary, leases };
+    let own = Own { hidden: vec![real(&directories.state)], temporary, leases, serves_sockets };
     // Even where the turn has no sandbox, a command of it may have one.
     std::fs::DirBuilder::new()
         .mode(0o700)
@@ -316,6 +328,9 @@ fn resolve(
     }
     for denied in &mut resolved.denied {
         denied.root = real(&denied.root);
+    }
+    for socket in &mut resolved.unix_sockets {
+        *socket = real(socket);
     }
     // What somebody wrote into a profile is not dropped in silence, as an implicit root is. What does
     // not exist yet counts too: made from inside, it would be the next session's configuration.

@@ -13,6 +13,7 @@ mod pipeline;
 mod rerun;
 mod server;
 mod settle;
+mod sockets;
 
 pub(crate) use config::{ConfigError, Options, check_rules};
 pub(crate) use directories::Directories;

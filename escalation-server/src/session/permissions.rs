@@ -23,6 +23,8 @@ pub(super) struct PermissionsTable {
 struct NetworkTable {
     #[serde(default)]
     enabled: bool,
+    #[serde(default)]
+    unix_sockets: Vec<String>,
 }
 
 /// The key that bounds how deep patterns are looked for.
@@ -72,11 +74,30 @@ pub(super) fn permissions(
             }
         }
     }
+    let place = format!("{place}.network.unix_sockets");
+    let mut unix_sockets = Vec::new();
+    for text in &table.network.unix_sockets {
+        let path = match text.strip_prefix('$').map(|name| (name, std::env::var_os(name))) {
+            Some((name, None)) => {
+                notes.push(format!("{place}: the variable {name} is not set, so it names no socket"));
+                continue;
+            }
+            Some((_, Some(value))) => PathBuf::from(value),
+            None => expand(text, home),
+        };
+        if !path.is_absolute() {
+            let what =
+                format!("`{text}`: expected an absolute path, `~/…`, or `$NAME` of a variable with one");
+            return Err(ConfigError::Value { place, what });
+        }
+        unix_sockets.push(path);
+    }
     Ok(Profile {
         name: name.to_owned(),
         filesystem: Some(entries),
         glob_depth,
         network: table.network.enabled,
+        unix_sockets,
     })
 }
 
@@ -200,6 +221,7 @@ mod tests {
             ("[permissions.p.filesystem]\n\"rel\" = \"read\"", "absolute"),
             ("[permissions.p.filesystem]\n\":project_roots\" = { \"../x\" = \"read\" }", "plain path"),
             ("[permissions.p]\nnetwrok = 1", "netwrok"),
+            ("[permissions.p.network]\nunix_sockets = ['run/x']", "absolute path"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

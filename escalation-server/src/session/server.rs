@@ -11,7 +11,7 @@ use postern_shim::wire::Bytes;
 use serde_json::json;
 
 use super::asker::Asker;
-use super::pipeline;
+use super::{pipeline, sockets};
 use crate::flow::{ContextId, Executable, Execution};
 use crate::policy::Policy;
 use crate::profile::{Reach, Resolved};
@@ -92,6 +92,8 @@ pub(super) fn serve(setup: Setup) {
         Err(error) => return fail(&setup.front, &format!("start the server: {error}")),
     };
     tokio::task::LocalSet::new().block_on(&runtime, serve_async(setup));
+    // A connection to a daemon that does not accept would be waited for.
+    runtime.shutdown_background();
 }
 
 /// What goes wrong in the server itself has nobody to be told to but a file.
@@ -194,18 +196,23 @@ async fn serve_async(setup: Setup) {
                 tokio::task::spawn_local(listen(Rc::clone(&session), context, socket));
             }
             report = reports.recv() => match report {
-                Some(Report::ShellStarted { pid }) => session.shell.set(Some(pid)),
-                Some(Report::Covered { path, gap_us }) => {
+                Some((Report::Served, fds)) => {
+                    if let Ok([listener, gate]) = <[OwnedFd; 2]>::try_from(fds) {
+                        tokio::task::spawn_local(sockets::serve(Rc::clone(&session), listener, gate));
+                    }
+                }
+                Some((Report::ShellStarted { pid }, _)) => session.shell.set(Some(pid)),
+                Some((Report::Covered { path, gap_us }, _)) => {
                     let path = crate::flow::text::to_json(path.as_slice());
                     let body = json!({ "path": path, "gap_us": gap_us });
                     let _unrecorded = recorder.session_event("re-masked", &body);
                 }
-                Some(Report::Uncovered { path, what }) => {
+                Some((Report::Uncovered { path, what }, _)) => {
                     let path = crate::flow::text::to_json(path.as_slice());
                     let body = json!({ "path": path, "reason": what });
                     let _unrecorded = recorder.session_event("unmasked", &body);
                 }
-                Some(Report::ShellEnded { status }) => {
+                Some((Report::ShellEnded { status }, _)) => {
                     session.shell.set(None);
                     orderly = true;
                     ended = json!({ "reason": "the last process ended", "status": status });
@@ -273,7 +280,7 @@ async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
     }
 }
 
-fn inode(socket: &OwnedFd) -> io::Result<u64> {
+pub(super) fn inode(socket: &OwnedFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(socket)?.st_ino)
 }
 
@@ -316,6 +323,15 @@ impl Session {
             .get(&context)
             .map(|(profile, _)| Rc::clone(profile))
             .unwrap_or_else(|| Rc::new(Resolved::default()))
+    }
+
+    /// The profile of the context whose request socket has this inode.
+    pub(super) fn profile_by_gate(&self, gate: u64) -> Option<Rc<Resolved>> {
+        if inode(&self.turn_gate).ok() == Some(gate) {
+            return Some(Rc::clone(&self.turn));
+        }
+        let contexts = self.contexts.borrow();
+        contexts.values().find(|(_, inode)| *inode == gate).map(|(profile, _)| Rc::clone(profile))
     }
 
     /// The parent of a process that descends from the spawner; none for any other.

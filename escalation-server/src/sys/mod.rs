@@ -3,5 +3,6 @@
 
 pub(crate) mod landlock;
 pub(crate) mod mount;
+pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod socket;

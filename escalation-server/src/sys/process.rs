@@ -293,14 +293,28 @@ pub(crate) type Instruction = seccompiler::sock_filter;
 
 /// Installs a seccomp filter on this thread; `no_new_privs` must be set.
 pub(crate) fn seccomp(program: &[Instruction]) -> io::Result<()> {
+    install(program, 0).map(drop)
+}
+
+/// Installs a filter with `SECCOMP_RET_USER_NOTIF` in it: the result listens to what it asks about
+/// (seccomp_unotify(2)). `EBUSY` where another filter of this thread has a listener.
+pub(crate) fn seccomp_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
+    // A signal that is not deadly does not interrupt a call that is being answered.
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let fd = install(program, flags)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn install(program: &[Instruction], flags: libc::c_ulong) -> io::Result<libc::c_int> {
     let program = libc::sock_fprog {
         len: program.len() as libc::c_ushort,
         filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
     };
     // SAFETY: the program lives through the call; both structures are laid out as the kernel's.
     let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-    check(result as libc::c_int).map(drop)
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    check(result as libc::c_int)
 }
 
 /// What a process becomes: a file by descriptor, or a script, which the kernel wants by path.

@@ -5,6 +5,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::MAX_FDS;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -125,10 +126,26 @@ fn option<T>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// `SO_DOMAIN`: `AF_*`.
+pub(crate) fn domain(fd: impl AsFd) -> io::Result<libc::c_int> {
+    option(fd.as_fd(), libc::SO_DOMAIN)
+}
+
+/// Whether this is a socket that nobody can aim at another address any more.
+pub(crate) fn is_settled(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    let stream = option::<libc::c_int>(fd, libc::SO_TYPE)
+        .is_ok_and(|kind| matches!(kind, libc::SOCK_STREAM | libc::SOCK_SEQPACKET));
+    let mut length = 0;
+    // SAFETY: of no address nothing is written; the kernel writes how long it would be.
+    let peer = unsafe { libc::getpeername(fd.as_raw_fd(), ptr::null_mut(), &raw mut length) };
+    stream && peer == 0
+}
+
 /// Whether this is a connected `AF_UNIX` `SOCK_SEQPACKET` socket.
 pub(crate) fn is_seqpacket(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
-    option::<libc::c_int>(fd, libc::SO_DOMAIN).ok() == Some(libc::AF_UNIX)
+    domain(fd).ok() == Some(libc::AF_UNIX)
         && option::<libc::c_int>(fd, libc::SO_TYPE).ok() == Some(libc::SOCK_SEQPACKET)
 }
 
@@ -154,10 +171,18 @@ pub(crate) fn finish(fd: impl AsFd) -> io::Result<()> {
 
 /// Whether nobody can send on the other end any more.
 pub(crate) fn hung_up(fd: impl AsFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    look(fd).is_none_or(|found| found.contains(PollFlags::POLLHUP))
+}
+
+/// Whether something can be read now.
+pub(crate) fn readable(fd: impl AsFd) -> bool {
+    look(fd).is_some_and(|found| found.contains(PollFlags::POLLIN))
+}
+
+fn look(fd: impl AsFd) -> Option<PollFlags> {
     let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let looked = poll(&mut polls, PollTimeout::ZERO);
-    looked.is_err() || polls[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP))
+    poll(&mut polls, PollTimeout::ZERO).ok()?;
+    polls[0].revents()
 }
 
 /// Lets the runtime say when something can be read from a descriptor.

@@ -18,3 +18,7 @@ pub const MAX_TEXT: usize = 4096;
 pub const MAX_FDS: usize = 253;
 /// Descriptors handed over for one command.
 pub const MAX_HANDOVER: usize = 4096;
+
+/// The protocol by which a process inside asks for its context's request socket: `socket(AF_UNIX,
+/// SOCK_SEQPACKET, …)`, answered by the server (seccomp_unotify(2)). No protocol of the kernel's.
+pub const REQUEST_PROTOCOL: i32 = 0x504f_5354;

@@ -1,0 +1,98 @@
+//! Answers to the system calls of others, seccomp_unotify(2).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+
+use super::socket::check;
+
+/// A call that waits for its answer: `struct seccomp_notif`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Call {
+    id: u64,
+    /// The thread that calls, as this process sees it.
+    pub(crate) thread: u32,
+    flags: u32,
+    /// `SYS_*`.
+    pub(crate) number: i32,
+    arch: u32,
+    instruction: u64,
+    pub(crate) arguments: [u64; 6],
+}
+
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct AddFd {
+    id: u64,
+    flags: u32,
+    source: u32,
+    target: u32,
+    target_flags: u32,
+}
+
+// _IOWR('!', 0, struct seccomp_notif) and so on.
+const RECEIVE: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
+const RESPOND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
+const IS_VALID: libc::Ioctl = 0x4008_2102;
+const ADD_FD: libc::Ioctl = 0x4018_2103;
+
+/// The next call. Only after poll(2) has said that there is one; `ENOENT` if it is gone again.
+pub(crate) fn receive(listener: impl AsFd) -> io::Result<Call> {
+    let mut call = Call::default();
+    // SAFETY: the structure is as the kernel's, zeroed as it wants, and lives through the call.
+    check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), RECEIVE, &raw mut call) })?;
+    Ok(call)
+}
+
+/// Lets the call return 0, or this errno.
+pub(crate) fn respond(listener: impl AsFd, call: &Call, errno: libc::c_int) -> io::Result<()> {
+    let response = Response { id: call.id, value: 0, error: -errno, flags: 0 };
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), RESPOND, &raw const response) }).map(drop)
+}
+
+/// Lets the call return a new, close-on-exec descriptor for this file.
+pub(crate) fn respond_with(listener: impl AsFd, call: &Call, file: impl AsFd) -> io::Result<()> {
+    const SEND: u32 = 2; // SECCOMP_ADDFD_FLAG_SEND
+    let source = file.as_fd().as_raw_fd().unsigned_abs();
+    let target_flags = libc::O_CLOEXEC.unsigned_abs();
+    let add = AddFd { id: call.id, flags: SEND, source, target: 0, target_flags };
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), ADD_FD, &raw const add) }).map(drop)
+}
+
+/// Whether the thread still waits: what was opened by its number before is its own then.
+pub(crate) fn is_valid(listener: impl AsFd, call: &Call) -> bool {
+    // SAFETY: the kernel reads one number.
+    unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), IS_VALID, &raw const call.id) == 0 }
+}
+
+/// Reads memory of a thread, at most as much as the buffer holds; by ptrace(2)'s rules.
+pub(crate) fn read_memory(thread: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    File::open(format!("/proc/{thread}/mem"))?.read_exact_at(buffer, address)
+}
+
+/// The file behind a descriptor of another process, pidfd_getfd(2); by ptrace(2)'s rules.
+pub(crate) fn take_fd(pidfd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), number, 0) };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// connect(2) to an address as the kernel wants it.
+pub(crate) fn connect(socket: impl AsFd, address: &[u8]) -> io::Result<()> {
+    let length = address.len() as libc::socklen_t;
+    // SAFETY: the address is as long as stated; the kernel copies it.
+    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), address.as_ptr().cast(), length) }).map(drop)
+}
