@@ -1,6 +1,7 @@
 # Postern. `make help` lists what there is to type.
 PREFIX ?= /usr/local
 DESTDIR ?=
+APPARMOR ?= /etc/apparmor.d
 CARGO ?= cargo
 OUT = target/postern
 RELEASE = target/release
@@ -61,10 +62,14 @@ install: all
 	install -m 755 $(OUT)/libexec/postern/zsh $(DESTDIR)$(PREFIX)/libexec/postern/zsh
 	umask 022; cp -R $(OUT)/lib/postern $(DESTDIR)$(PREFIX)/lib/
 	umask 022; install -d $(DESTDIR)$(PREFIX)/share/postern
+	umask 022; sed 's|@PREFIX@|$(PREFIX)|g' docs/apparmor.profile > $(DESTDIR)$(PREFIX)/share/postern/apparmor.profile
+	@# Where AppArmor is, its profile belongs to it; elsewhere it does no harm in share.
+	if [ -w $(DESTDIR)$(APPARMOR) ]; then install -m 644 $(DESTDIR)$(PREFIX)/share/postern/apparmor.profile $(DESTDIR)$(APPARMOR)/postern; fi
 	umask 022; cp -R $(OUT)/share/postern/zsh $(DESTDIR)$(PREFIX)/share/postern/
 	@sed 's|@PREFIX@|$(PREFIX)|g' docs/after-install.txt
 
 uninstall:
+	rm -f $(DESTDIR)$(APPARMOR)/postern
 	rm -f $(DESTDIR)$(PREFIX)/bin/postern $(DESTDIR)$(PREFIX)/bin/posternsh $(DESTDIR)$(PREFIX)/shell/zsh
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/postern $(DESTDIR)$(PREFIX)/lib/postern $(DESTDIR)$(PREFIX)/share/postern
 

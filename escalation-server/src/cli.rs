@@ -74,6 +74,9 @@ enum Command {
     },
     /// Tell whether a session would start here, and what it would not hold
     Doctor {
+        /// A configuration file, read last
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// One JSON object
         #[arg(long)]
         json: bool,
@@ -165,8 +168,8 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         }
         Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),
         Some(Command::Sessions { action: Some(SessionsAction::End { id }) }) => status(front::end(&id)),
-        Some(Command::Doctor { json }) => {
-            let (text, ok) = front::doctor(json);
+        Some(Command::Doctor { json, config }) => {
+            let (text, ok) = front::doctor(json, config);
             say(&text);
             i32::from(!ok)
         }

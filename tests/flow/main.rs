@@ -4,5 +4,6 @@ mod bad_input;
 mod bytes;
 mod executions;
 mod lifecycle;
+mod machines;
 mod peers;
 mod permissions;

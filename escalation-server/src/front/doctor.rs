@@ -1,21 +1,38 @@
-//! `postern doctor`: whether a session would start here, how strong it would be, and what to do.
+//! `postern doctor`: whether a session would start here, how strong it would be, and what to do. It
+//! starts one, and tries from inside what must not work.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::runner::FrontReport;
-use crate::sandbox::Abilities;
-use crate::session::{Directories, Options, Running, bytes, launch, prepare};
-use crate::sys::process;
+use crate::sandbox::{Abilities, Namespaces, Plan, WEAKNESSES};
+use crate::session::{Directories, Options, prepare};
 
-/// One thing that was looked at.
+/// One thing that was looked at or tried.
 struct Check {
     name: &'static str,
     ok: bool,
     found: String,
+    /// What to do, if it is not as it should be.
+    remedy: String,
+    /// A session can do without it, if the operator allows that.
+    optional: bool,
 }
 
-/// What `missing` in records and here means.
-const MISSING: [(&str, &str); 2] = [
+impl Check {
+    fn new(name: &'static str, ok: bool, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let remedy = if ok { String::new() } else { remedy.into() };
+        Self { name, ok, found: found.into(), remedy, optional: false }
+    }
+
+    fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+}
+
+/// What names in `missing`, in records and here, mean besides [`WEAKNESSES`].
+const MISSING: [(&str, &str); 3] = [
     (
         "signal_and_abstract_socket_scope",
         "Landlock ABI 6 (Linux 6.12): until then the PID and network namespaces alone",
@@ -24,117 +41,193 @@ const MISSING: [(&str, &str); 2] = [
         "device_ioctls",
         "Landlock ABI 5 (Linux 6.10): until then ioctls on the devices in /dev are not restricted",
     ),
+    (
+        "socket_gate",
+        "somebody else answers system calls of this process: programs that close every descriptor cannot ask, and \
+         profiles cannot name sockets",
+    ),
 ];
 
+/// Tries from inside what must not work. Its arguments: a file of the state directory, one to be
+/// created in the home directory, and the number of a process outside.
+const ATTEMPTS: &str = r#"
+report() { print -r -- "$1 $2 $3" }
+if { : > $2 } 2>/dev/null; then report files no 'a file was created in the home directory'
+else report files yes 'nothing can be created in the home directory'; fi
+if { : < $1 } 2>/dev/null; then report state no 'the state directory can be read'
+else report state yes 'the state directory cannot be read'; fi
+# Inside, the same number may be another process.
+[[ -r /proc/$3/comm && $(</proc/$3/comm) == postern ]] && outside=$3 || outside=none
+if kill -0 $outside 2>/dev/null; then report signals no 'processes outside can be signalled'
+else report signals yes 'processes outside cannot be signalled'; fi
+if { : < /proc/$outside/environ } 2>/dev/null; then report memory no 'the environment of processes outside can be read'
+else report memory yes 'the environment of processes outside cannot be read'; fi
+zmodload zsh/net/tcp && said=$( { ztcp 127.0.0.1 1 } 2>&1 )
+if [[ $said == *'connection refused'* ]]; then report network on 'connections can be made'
+else report network off 'nothing can be connected to'; fi
+lines=(${(f)"$(</proc/self/status)"})
+if [[ -n ${(M)lines:#NoNewPrivs:*1} && -n ${(M)lines:#CapEff:*0000000000000000} && -n ${(M)lines:#Seccomp:*2} ]]
+then report privileges yes 'no capability, none to be had, system calls filtered'
+else report privileges no 'privileges are left'; fi
+"#;
+
 /// Looks, starts a sandbox for real, and reports: the text, and whether a session would start.
-pub(crate) fn doctor(as_json: bool) -> (String, bool) {
-    let abilities = Abilities::probe();
-    let mut checks = vec![
-        Check {
-            name: "landlock",
-            ok: abilities.landlock_abi > 0,
-            found: match abilities.landlock_abi {
-                0 => "not to be had: boot Linux 5.13 or later with lsm=landlock,…".to_owned(),
-                abi => format!("ABI {abi}"),
-            },
-        },
-        Check {
-            name: "user namespaces",
-            ok: abilities.user_namespaces || abilities.root,
-            found: match (abilities.user_namespaces, abilities.root) {
-                (true, _) => "to be had".to_owned(),
-                (false, true) => "not to be had, and not needed by root".to_owned(),
-                (false, false) => format!("not to be had: {}", abilities.user_namespaces_hint),
-            },
-        },
-    ];
-    let mut missing = Vec::new();
-    let mut notes = Vec::new();
+pub(crate) fn doctor(as_json: bool, config: Option<PathBuf>) -> (String, bool) {
+    let mut checks = machine(&Abilities::probe(Vec::new()));
+    let (mut missing, mut notes) = (Vec::new(), Vec::new());
+    let options = Options { config: config.clone(), ..Options::default() };
     match Directories::find() {
+        Err(what) => checks.push(Check::new("directories", false, what, "set HOME")),
         Ok(directories) => {
             let zsh = directories.zsh();
-            let found = if zsh.exists() {
-                zsh.display().to_string()
+            checks.push(Check::new(
+                "patched zsh",
+                zsh.exists(),
+                zsh.display().to_string(),
+                "run `make`, or reinstall",
+            ));
+            match prepare(&options) {
+                Err(error) => checks.push(Check::new("session", false, error.to_string(), "")),
+                Ok(prepared) => {
+                    let strength =
+                        prepared.plan.as_ref().map_or_else(|| "no sandbox".to_owned(), Plan::strength);
+                    missing = prepared.plan.as_ref().map(|plan| plan.missing.clone()).unwrap_or_default();
+                    notes.clone_from(&prepared.notes);
+                    let described = format!("{}: {strength}", prepared.turn.name);
+                    let (restricted, network) = (!prepared.turn.unrestricted, prepared.turn.network);
+                    prepared.discard();
+                    checks.extend(session(
+                        &directories,
+                        config.as_deref(),
+                        &described,
+                        restricted,
+                        network,
+                        &missing,
+                    ));
+                }
+            }
+        }
+    }
+    let ok = checks.iter().all(|check| check.ok || check.optional);
+    (if as_json { in_json(&checks, &missing, &notes, ok) } else { in_words(&checks, &missing, &notes) }, ok)
+}
+
+/// What the kernel offers.
+fn machine(abilities: &Abilities) -> Vec<Check> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let landlock = match abilities.landlock_abi {
+        0 => "not to be had".to_owned(),
+        abi => format!("ABI {abi}"),
+    };
+    let (namespaces, remedy) = match abilities.namespaces {
+        Namespaces::ByUser => ("to be had, in user namespaces", ""),
+        Namespaces::ByCapability => ("to be had, by capability", ""),
+        Namespaces::None(hint) => ("not to be had: Landlock alone would hold what it can", hint),
+    };
+    vec![
+        Check::new("kernel", abilities.peers, release.trim(), "boot Linux 6.5 or later (SO_PEERPIDFD)"),
+        Check::new(
+            "landlock",
+            abilities.landlock_abi > 0,
+            landlock,
+            "boot with `landlock` among the security modules (lsm=landlock,…)",
+        ),
+        Check::new("namespaces", remedy.is_empty(), namespaces, remedy).optional(),
+        Check::new(
+            "socket gate",
+            abilities.listener,
+            if abilities.listener {
+                "the server can answer system calls"
             } else {
-                format!("missing at {}: run `make`", zsh.display())
-            };
-            checks.push(Check { name: "patched zsh", ok: zsh.exists(), found });
+                "somebody else answers system calls"
+            },
+            "start outside of the other sandbox",
+        )
+        .optional(),
+    ]
+}
+
+/// A session that tries what must not work.
+fn session(
+    directories: &Directories,
+    config: Option<&Path>,
+    described: &str,
+    restricted: bool,
+    network: bool,
+    missing: &[&str],
+) -> Vec<Check> {
+    let own = std::process::id();
+    let (canary, intruder) = (
+        directories.state.join(format!("doctor-{own}")),
+        directories.home.join(format!(".postern-doctor-{own}")),
+    );
+    let written = std::fs::write(&canary, "x");
+    let mut command = Command::new(std::env::current_exe().unwrap_or_default());
+    command.args(config.into_iter().flat_map(|path| [Path::new("--config"), path]));
+    command.args(["--", "-fc", if restricted { ATTEMPTS } else { "/bin/true" }, "zsh"]);
+    command.arg(&canary).arg(&intruder).arg(own.to_string()).stdin(Stdio::null());
+    let output = command.output();
+    for path in [&canary, &intruder] {
+        let _absent = std::fs::remove_file(path);
+    }
+    let output = match (written, output) {
+        (Ok(()), Ok(output)) => output,
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![Check::new("session", false, error.to_string(), "")];
         }
-        Err(what) => checks.push(Check { name: "directories", ok: false, found: what }),
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let mut checks = vec![if output.status.success() {
+        Check::new("session", true, format!("started under {described}"), "")
+    } else {
+        Check::new("session", false, complaint, "")
+    }];
+    const TRIED: [&str; 6] = ["files", "state", "signals", "memory", "network", "privileges"];
+    for name in TRIED.into_iter().filter(|_| restricted) {
+        let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let (verdict, found) = line.and_then(|line| line.split_once(' ')).unwrap_or(("no", "was not tried"));
+        let expected = match name {
+            "network" => verdict == if network { "on" } else { "off" },
+            // The operator has allowed that.
+            "state" => verdict == "yes" || missing.contains(&"hide_state"),
+            _ => verdict == "yes",
+        };
+        checks.push(Check::new(name, expected, found, "do not rely on the sandbox here, and report this"));
     }
-    // The proof is a session that does something.
-    let arguments = ["zsh", "-fc", "/bin/true"].map(|word| bytes(word.as_ref())).to_vec();
-    match prepare(&Options::default()) {
-        Err(error) => checks.push(Check { name: "session", ok: false, found: error.to_string() }),
-        Ok(prepared) => {
-            let strength =
-                prepared.plan.as_ref().map_or_else(|| "none".to_owned(), crate::sandbox::Plan::strength);
-            missing = prepared.plan.as_ref().map(|plan| plan.missing.clone()).unwrap_or_default();
-            notes.clone_from(&prepared.notes);
-            let profile = prepared.turn.name.clone();
-            let ran = launch(prepared, arguments)
-                .map_err(|error| error.to_string())
-                .and_then(|running| finish(&running));
-            let found = match &ran {
-                Ok(()) => format!("started under {profile}: {strength}"),
-                Err(what) => what.clone(),
-            };
-            checks.push(Check { name: "session", ok: ran.is_ok(), found });
-        }
-    }
-    let ok = checks.iter().all(|check| check.ok);
-    if as_json {
-        let list: Vec<_> = checks
-            .iter()
-            .map(|check| json!({ "name": check.name, "ok": check.ok, "found": check.found }))
-            .collect();
-        return (
-            format!("{}\n", json!({ "ok": ok, "checks": list, "missing": missing, "notes": notes })),
-            ok,
-        );
-    }
-    let mut text: String = checks
+    checks
+}
+
+fn meaning(name: &str) -> &'static str {
+    MISSING.iter().chain(&WEAKNESSES).find(|(known, _)| *known == name).map_or("", |(_, meaning)| meaning)
+}
+
+fn in_json(checks: &[Check], missing: &[&str], notes: &[String], ok: bool) -> String {
+    let list: Vec<_> = checks
         .iter()
-        .map(|check| {
-            format!("{}  {:<16} {}\n", if check.ok { "ok  " } else { "FAIL" }, check.name, check.found)
-        })
+        .map(|Check { name, ok, found, remedy, .. }| json!({ "name": name, "ok": ok, "found": found, "remedy": remedy }))
         .collect();
+    format!("{}\n", json!({ "ok": ok, "checks": list, "missing": missing, "notes": notes }))
+}
+
+fn in_words(checks: &[Check], missing: &[&str], notes: &[String]) -> String {
+    let mut text = String::new();
+    for Check { name, ok, found, remedy, optional } in checks {
+        let mark = match (ok, optional) {
+            (true, _) => "ok  ",
+            (false, true) => "weak",
+            (false, false) => "FAIL",
+        };
+        text.push_str(&format!("{mark}  {name:<12} {found}\n"));
+        if !remedy.is_empty() {
+            text.push_str(&format!("      {:<12} {remedy}\n", ""));
+        }
+    }
     for name in missing {
-        let meaning = MISSING.iter().find(|(known, _)| *known == name).map_or("", |(_, meaning)| meaning);
-        text.push_str(&format!("note  {name:<16} {meaning}\n"));
+        text.push_str(&format!("weak  {name:<12} {}\n", meaning(name)));
     }
     for note in notes {
         text.push_str(&format!("note  {note}\n"));
     }
-    (text, ok)
-}
-
-fn finish(running: &Running) -> Result<(), String> {
-    loop {
-        let mut polls = [nix::poll::PollFd::new(
-            std::os::fd::AsFd::as_fd(&running.spawner),
-            nix::poll::PollFlags::POLLIN,
-        )];
-        let _interrupted = nix::poll::poll(&mut polls, nix::poll::PollTimeout::from(20_000u16));
-        let server = running.server.receive::<FrontReport>();
-        match running.spawner.receive::<FrontReport>() {
-            Ok(Some((FrontReport::Ended { status }, _))) => {
-                return match process::change(status) {
-                    Some(process::Change::Exited(0)) => Ok(()),
-                    other => Err(format!("a command in the sandbox failed: {other:?}")),
-                };
-            }
-            Ok(Some((FrontReport::Failed { what }, _))) => {
-                return Err(match server {
-                    Ok(Some((FrontReport::Failed { what }, _))) => what,
-                    _ => what,
-                });
-            }
-            Ok(Some((FrontReport::Stopped, _))) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                return Err("the session did not start in time".to_owned());
-            }
-            Ok(None) | Err(_) => return Err("the session's spawner died".to_owned()),
-        }
-    }
+    text
 }

@@ -29,6 +29,11 @@ pub(super) fn failed<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E)
 #[derive(Clone, Copy)]
 pub(super) enum Sandbox<'a> {
     None,
+    /// Without namespaces: where this process is, confined.
+    Confine {
+        plan: &'a Plan,
+        confinement: &'a Confinement,
+    },
     /// Enter the one whose first process this pidfd names.
     Enter {
         init: &'a OwnedFd,
@@ -71,7 +76,9 @@ impl Place<'_> {
     pub(super) fn confine(&self) -> Step<Option<OwnedFd>> {
         match self.sandbox {
             Sandbox::None => Ok(None),
-            Sandbox::Enter { plan, confinement, .. } | Sandbox::Make { plan, confinement, .. } => {
+            Sandbox::Confine { plan, confinement }
+            | Sandbox::Enter { plan, confinement, .. }
+            | Sandbox::Make { plan, confinement, .. } => {
                 confine(plan, confinement).map_err(|error| Stop::Failed(error.to_string()))
             }
         }
@@ -89,7 +96,7 @@ pub(super) fn enter(
     command: impl FnOnce(&mut Channel, &Place<'_>) -> Stop,
 ) -> ! {
     let entered = match sandbox {
-        Sandbox::None => {
+        Sandbox::None | Sandbox::Confine { .. } => {
             let pid = std::process::id().cast_signed();
             let _told = report.send(&ChildReport::Pids { init: 0, command: pid }, &[]);
             Ok(Place { sandbox, view: None })
@@ -177,7 +184,7 @@ pub(super) fn readable(fd: &impl AsFd, patience: Option<Duration>) -> io::Result
 pub(super) fn keep_only(report: &Channel, sandbox: Sandbox<'_>) -> io::Result<()> {
     let mut keep = vec![0, 1, 2, report.as_raw_fd()];
     match sandbox {
-        Sandbox::None => {}
+        Sandbox::None | Sandbox::Confine { .. } => {}
         Sandbox::Enter { init, .. } => keep.push(init.as_raw_fd()),
         Sandbox::Make { control, shared, .. } => {
             keep.push(control.as_raw_fd());

@@ -45,7 +45,6 @@ pub(crate) struct ShellStart {
     /// Number and socket of the gate.
     pub(crate) gate: (i32, OwnedFd),
     pub(crate) cwd: Cwd,
-    pub(crate) terminal: Option<PathBuf>,
     pub(crate) ignored: u64,
     pub(crate) blocked: u64,
     pub(crate) open_files: libc::rlimit,
@@ -84,7 +83,7 @@ impl Spawner {
         let made = (|| {
             process::become_subreaper().map_err(|error| format!("become a subreaper: {error}"))?;
             let witness = Witness::new().map_err(|error| format!("listen to signals: {error}"))?;
-            let standbys = Standbys::new(profiles, shell.terminal.clone())?;
+            let standbys = Standbys::new(profiles)?;
             Ok::<_, String>((witness, standbys))
         })();
         let (witness, standbys) = match made {
@@ -411,6 +410,9 @@ impl Spawner {
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
         let (sandbox, placeholders) = match &turn {
+            Some((plan, confinement)) if plan.is_alone() => {
+                (Sandbox::Confine { plan, confinement }, Vec::new())
+            }
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
                 let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared: None };
@@ -436,9 +438,8 @@ impl Spawner {
             };
             enter(theirs, sandbox, |report, place| become_shell(&shell, place, report));
         }
-        let restricted = !matches!(sandbox, Sandbox::None);
-        let lifeline =
-            Lifeline { control: restricted.then_some(control), placeholders, ..Lifeline::default() };
+        let made = matches!(sandbox, Sandbox::Make { .. });
+        let lifeline = Lifeline { control: made.then_some(control), placeholders, ..Lifeline::default() };
         let command = Command { report: Some(report), lifeline, in_turn: true, ..Command::default() };
         self.commands.add(SHELL, command);
         Ok(())

@@ -46,7 +46,6 @@ struct Design {
 pub(super) struct Standbys {
     profiles: Profiles,
     session_limits: Limits,
-    terminal: Option<PathBuf>,
     turn: Option<(Plan, Rc<Confinement>, OwnedFd)>,
     /// What is compiled once.
     confinements: RefCell<HashMap<Sockets, Rc<Confinement>>>,
@@ -60,12 +59,11 @@ pub(super) struct Standbys {
 impl Standbys {
     /// # Errors
     /// If this process's limits are not to be had.
-    pub(super) fn new(profiles: Profiles, terminal: Option<PathBuf>) -> Result<Self, String> {
+    pub(super) fn new(profiles: Profiles) -> Result<Self, String> {
         let session_limits = process::limits(0).map_err(|error| format!("read limits: {error}"))?;
         Ok(Self {
             profiles,
             session_limits,
-            terminal,
             turn: None,
             confinements: RefCell::default(),
             shared: None,
@@ -83,7 +81,7 @@ impl Standbys {
     }
 
     pub(super) fn terminal(&self) -> Option<&std::path::Path> {
-        self.terminal.as_deref()
+        self.profiles.own.terminal.as_deref()
     }
 
     /// Puts stand-ins where a sandbox protects what is not there, and tells its first process to
@@ -167,7 +165,8 @@ impl Standbys {
         let Target::Profile(name) = target else { return Ok(None) };
         let profile = self.restricted(name)?;
         let Some(profile) = profile else { return Ok(None) };
-        let facts = Facts::gather(profile, &self.profiles.own).map_err(|error| error.to_string())?;
+        let facts = Facts::gather(profile, &self.profiles.own, &self.profiles.abilities)
+            .map_err(|error| error.to_string())?;
         let plan = plan(profile, &facts, &self.profiles.abilities);
         Ok(Some(Design { facts, plan }))
     }
@@ -182,18 +181,25 @@ impl Standbys {
         let text = |error: io::Error| error.to_string();
         let (report, theirs) = Channel::pair().map_err(text)?;
         let (control, held) = Channel::pair().map_err(text)?;
+        let turn = self.turn_plan()?.filter(|(plan, _)| plan.is_alone());
         let confinement = design.as_ref().map(|design| self.confinement(&design.plan)).transpose()?;
         let sandbox = match (target, design.as_ref().zip(confinement.as_deref()), &self.turn) {
             (Target::Outside, ..) => Sandbox::None,
             // The turn is not restricted, or the profile.
             (Target::Turn, _, None) if self.profiles.turn.is_none() => Sandbox::None,
             (Target::Profile(name), None, _) if self.restricted(name)?.is_none() => Sandbox::None,
+            (Target::Turn, ..) if let Some((plan, confinement)) = &turn => {
+                Sandbox::Confine { plan, confinement }
+            }
             (Target::Turn, _, Some((plan, confinement, init))) => Sandbox::Enter { init, plan, confinement },
+            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) if plan.is_alone() => {
+                Sandbox::Confine { plan, confinement }
+            }
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) => Sandbox::Make {
                 control: &held,
                 plan,
                 confinement,
-                terminal: self.terminal.as_deref(),
+                terminal: self.terminal(),
                 shared: self.shared.as_ref().filter(|_| plan.shareable()),
             },
             (Target::Turn, ..) => return Err("the turn's sandbox is gone".to_owned()),

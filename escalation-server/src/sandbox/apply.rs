@@ -73,24 +73,26 @@ impl Shared {
     }
 }
 
+const OWN: CloneFlags =
+    CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWPID).union(CloneFlags::CLONE_NEWIPC);
+
 /// First: new namespaces for this process and its children, with its own user and group in them,
 /// but for those that are shared. The next child is the first process of the new PID namespace.
 pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), StepError> {
+    let Some(shared) = shared else { return split(plan.user_namespace(), !plan.network()) };
+    if let Some(user) = &shared.user {
+        setns(user, CloneFlags::CLONE_NEWUSER).named("enter the user namespace")?;
+    }
+    setns(&shared.net, CloneFlags::CLONE_NEWNET).named("enter the network namespace")?;
+    unshare(OWN).named("create namespaces")
+}
+
+/// New namespaces: of mounts, processes and IPC, and if wanted of users and of the network.
+pub(super) fn split(user: bool, net: bool) -> Result<(), StepError> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
-    if let Some(shared) = shared {
-        if let Some(user) = &shared.user {
-            setns(user, CloneFlags::CLONE_NEWUSER).named("enter the user namespace")?;
-        }
-        setns(&shared.net, CloneFlags::CLONE_NEWNET).named("enter the network namespace")?;
-        return unshare(flags).named("create namespaces");
-    }
-    if plan.user_namespace {
-        flags |= CloneFlags::CLONE_NEWUSER;
-    }
-    if !plan.network() {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
+    let mut flags = OWN;
+    flags.set(CloneFlags::CLONE_NEWUSER, user);
+    flags.set(CloneFlags::CLONE_NEWNET, net);
     unshare(flags).map_err(io::Error::from).map_err(|error| StepError {
         what: match error.raw_os_error() {
             Some(libc::EPERM) => {
@@ -102,7 +104,7 @@ pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), Step
         },
         error,
     })?;
-    if plan.user_namespace {
+    if user {
         // Group membership cannot be given up, so that a group's `deny` in a mode holds.
         fs::write("/proc/self/setgroups", "deny").named("deny setgroups in the user namespace")?;
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).named("map the user")?;
@@ -270,6 +272,12 @@ fn processes() -> Result<(), StepError> {
     Ok(())
 }
 
+/// Gives up every privilege, and that an exec gives any.
+pub(super) fn renounce() -> io::Result<()> {
+    process::no_new_privileges()?;
+    process::drop_capabilities()
+}
+
 /// Third, in the command's own process: everything that cannot be undone, from the outside in. What
 /// is returned listens to the calls that the server answers.
 pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<OwnedFd>, StepError> {
@@ -277,13 +285,16 @@ pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<O
     let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
     for (path, access) in &plan.landlock {
         let what = || format!("allow {} by Landlock", path.display());
-        let at = c_path(path).and_then(|path| process::open_exactly(&path)).named(what())?;
+        let at = match c_path(path).and_then(|path| process::open_exactly(&path)) {
+            // Something beside a hole that has gone meanwhile.
+            Err(error) if plan.is_alone() && error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.named(what())?,
+        };
         let directory = nix::sys::stat::fstat(&at).named(what())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let access = if directory { *access } else { access & landlock::fs::OF_FILES };
         landlock::allow(&ruleset, &at, access).named(what())?;
     }
-    process::no_new_privileges().named("set no_new_privs")?;
-    process::drop_capabilities().named("drop capabilities")?;
+    renounce().named("drop privileges")?;
     landlock::restrict(&ruleset).named("restrict by Landlock")?;
     for program in &confinement.programs.filters {
         process::seccomp(program).named("install the seccomp filter")?;

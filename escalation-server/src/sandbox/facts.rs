@@ -4,27 +4,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::alone::{Weakness, leaves, weaknesses};
 use super::globs::expand;
 use super::placeholder::Leases;
+use super::probe::{Abilities, Namespaces};
 use crate::profile::{Access, Resolved};
-use crate::sys::{landlock, socket};
 
 /// Names that stay as they are directly below every writable root: what they hold makes other
 /// programs run things.
 pub(crate) const PROTECTED: [&str; 4] = [".git", ".agents", ".codex", ".postern"];
-
-/// What the kernel offers to this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Abilities {
-    /// 0: no Landlock.
-    pub(crate) landlock_abi: u32,
-    /// Whether a socket tells safely who made its other end.
-    pub(crate) peers: bool,
-    pub(crate) user_namespaces: bool,
-    /// Why not, and what to do.
-    pub(crate) user_namespaces_hint: &'static str,
-    pub(crate) root: bool,
-}
 
 /// What cannot be enforced here, and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +24,22 @@ pub(crate) enum Refusal {
     NoLandlock,
     #[error("this kernel does not tell who asks (SO_PEERPIDFD, Linux 6.5): boot 6.5 or later")]
     NoPeers,
-    #[error("user namespaces are not to be had here: {0}")]
-    NoNamespaces(&'static str),
+    #[error(
+        "namespaces are not to be had here: {hint}. Without them Landlock alone enforces the profile {profile}, and does \
+         not hold\n{}\nIf that is acceptable, allow it by name in config.toml: allow_weaker = [{}]",
+        .missing.iter().map(|weak| format!("  {}: {}", weak.name, weak.what)).collect::<Vec<_>>().join("\n"),
+        .missing.iter().map(|weak| format!("\"{}\"", weak.name)).collect::<Vec<_>>().join(", ")
+    )]
+    Weaker { profile: String, hint: &'static str, missing: Vec<Weakness> },
+    #[error(
+        "the profile {0} names sockets, and inside another sandbox whose system calls somebody answers the server \
+         cannot answer them: start outside, or remove network.unix_sockets"
+    )]
+    NoListener(String),
+    #[error(
+        "{0} has too much beside what is denied in it for Landlock alone: deny something higher up, or deny less"
+    )]
+    TooMany(PathBuf),
     #[error(
         "{0} is a symbolic link where a profile wants a file or directory, and a link cannot be protected: replace \
          it by what it leads to, or start elsewhere"
@@ -49,45 +51,6 @@ pub(crate) enum Refusal {
     Pattern { pattern: String, what: String },
     #[error("the profile {profile} gives {path} for writing, which holds Postern's own files in {own}")]
     OwnFiles { profile: String, path: PathBuf, own: PathBuf },
-}
-
-impl Abilities {
-    pub(crate) fn probe() -> Self {
-        let root = nix::unistd::geteuid().is_root();
-        let setting =
-            |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
-        let (user_namespaces, user_namespaces_hint) = if setting("/proc/sys/user/max_user_namespaces")
-            == Some(0)
-        {
-            (false, "set the sysctl user.max_user_namespaces above 0")
-        } else if !root && setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-            (false, "set the sysctl kernel.unprivileged_userns_clone to 1")
-        } else if !root && setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
-            (
-                false,
-                "AppArmor restricts them: set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0",
-            )
-        } else {
-            (true, "")
-        };
-        let peers = socket::pair().and_then(|(one, _other)| socket::peer_pidfd(&one)).is_ok();
-        Self { landlock_abi: landlock::abi(), peers, user_namespaces, user_namespaces_hint, root }
-    }
-
-    /// # Errors
-    /// What a sandbox needs and this kernel does not have.
-    pub(crate) fn suffice(&self) -> Result<(), Refusal> {
-        if self.landlock_abi == 0 {
-            return Err(Refusal::NoLandlock);
-        }
-        if !self.peers {
-            return Err(Refusal::NoPeers);
-        }
-        if !self.user_namespaces && !self.root {
-            return Err(Refusal::NoNamespaces(self.user_namespaces_hint));
-        }
-        Ok(())
-    }
 }
 
 /// What of Postern's own lies around a sandbox.
@@ -102,6 +65,8 @@ pub(crate) struct Own {
     /// Whether any profile of the session names sockets of daemons. Descriptors can travel between
     /// sandboxes, so that what is connected is then looked at in each.
     pub(crate) serves_sockets: bool,
+    /// The caller's terminal.
+    pub(crate) terminal: Option<PathBuf>,
 }
 
 /// What is there.
@@ -124,6 +89,12 @@ pub(crate) struct Facts {
     pub(crate) devices: Vec<&'static str>,
     /// See [`Own::serves_sockets`].
     pub(crate) serves_sockets: bool,
+    /// See [`Own::terminal`].
+    pub(crate) terminal: Option<PathBuf>,
+    /// What of the profile is not held here, by name.
+    pub(crate) missing: Vec<&'static str>,
+    /// For Landlock alone: what may be read, and whether only its names may.
+    pub(crate) readable: Vec<(PathBuf, bool)>,
 }
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -133,7 +104,17 @@ impl Facts {
     /// An entry whose path leads through a symbolic link that was not there when it was resolved, a
     /// protected name that is a link, something that is to be protected and does not exist, or
     /// something that cannot be looked at.
-    pub(crate) fn gather(profile: &Resolved, own: &Own) -> Result<Self, Refusal> {
+    pub(crate) fn gather(profile: &Resolved, own: &Own, abilities: &Abilities) -> Result<Self, Refusal> {
+        if let Namespaces::None(hint) = abilities.namespaces {
+            let mut missing = weaknesses(profile, own);
+            missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
+            if !missing.is_empty() {
+                return Err(Refusal::Weaker { profile: profile.name.clone(), hint, missing });
+            }
+        }
+        if !profile.unix_sockets.is_empty() && !abilities.listener {
+            return Err(Refusal::NoListener(profile.name.clone()));
+        }
         let replaced = |path: &Path| path.ancestors().find(|part| part.is_symlink()).map(Path::to_path_buf);
         if let Some(path) = profile.entries.iter().find_map(|(path, _)| replaced(path)) {
             return Err(Refusal::ProtectedLink(path));
@@ -175,6 +156,10 @@ impl Facts {
         // Nothing of what is denied as a whole has to be protected by itself.
         protected.retain(|path| profile.access(path).is_some());
         let hidden: Vec<_> = own.hidden.iter().filter(|path| path.is_dir()).cloned().collect();
+        let readable = match abilities.namespaces {
+            Namespaces::None(_) => leaves(profile, &denied, &hidden)?,
+            _ => Vec::new(),
+        };
         let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden).chain(&denied);
         let identity = |path: &PathBuf| {
             path.symlink_metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
@@ -187,6 +172,9 @@ impl Facts {
             absent,
             hidden,
             serves_sockets: own.serves_sockets,
+            readable,
+            terminal: own.terminal.clone(),
+            missing: abilities.missing(profile, own),
             devices: DEVICES.into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect(),
         })
     }

@@ -1,18 +1,22 @@
 //! From a profile to a confined process: facts, a plan that can be printed, and one straight
 //! procedure that applies it.
 
+mod alone;
 mod apply;
 mod facts;
 mod globs;
 mod placeholder;
 mod plan;
+mod probe;
 mod seccomp;
 mod watch;
 
+pub(crate) use alone::WEAKNESSES;
 pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, split_off};
-pub(crate) use facts::{Abilities, Facts, Own, Refusal, worktree};
+pub(crate) use facts::{Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
+pub(crate) use probe::{Abilities, Namespaces};
 pub(crate) use seccomp::Sockets;
 pub(crate) use watch::{Change, Watch};

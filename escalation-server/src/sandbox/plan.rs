@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::facts::{Abilities, Facts};
+use super::alone::weaknesses;
+use super::facts::{Facts, Own};
+use super::probe::{Abilities, Namespaces};
 use super::seccomp::{Connecting, Sockets};
 use crate::profile::{Access, Resolved};
 use crate::sys::landlock::fs;
@@ -29,7 +31,7 @@ pub(super) enum Mount {
 pub(crate) struct Plan {
     /// The profile, with what protects stated as entries.
     pub(crate) profile: Resolved,
-    pub(super) user_namespace: bool,
+    namespaces: Namespaces,
     pub(super) mounts: Vec<Mount>,
     pub(super) landlock_abi: u32,
     /// Paths and what Landlock allows below them.
@@ -52,7 +54,12 @@ impl Plan {
     }
 
     pub(crate) fn user_namespace(&self) -> bool {
-        self.user_namespace
+        self.namespaces == Namespaces::ByUser
+    }
+
+    /// Whether there are no namespaces, and Landlock and seccomp hold what they can.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self.namespaces, Namespaces::None(_))
     }
 
     /// Every step, for people: headings with lines below.
@@ -79,7 +86,11 @@ impl Plan {
             .landlock
             .iter()
             .map(|(path, rights)| {
-                let kind = if rights & fs::WRITE_FILE == 0 { "read " } else { "write" };
+                let kind = match rights {
+                    rights if rights & fs::WRITE_FILE != 0 => "write",
+                    rights if rights & fs::READ_FILE != 0 => "read ",
+                    _ => "names",
+                };
                 format!("{kind} {rights:#06x}  {}", path.display())
             })
             .collect();
@@ -105,25 +116,36 @@ impl Plan {
 
     /// How it is enforced, in a word for people and records.
     pub(crate) fn strength(&self) -> String {
-        strength(self.user_namespace, self.landlock_abi, self.network())
+        strength(self.namespaces, self.landlock_abi, self.network())
     }
 }
 
-fn strength(user_namespace: bool, landlock_abi: u32, network: bool) -> String {
-    let user = if user_namespace { "user+" } else { "" };
+fn strength(namespaces: Namespaces, landlock_abi: u32, network: bool) -> String {
     let net = if network { "" } else { "+net" };
-    format!("{user}mount+pid+ipc{net} namespaces, landlock {landlock_abi}, seccomp")
+    let namespaces = match namespaces {
+        Namespaces::ByUser => format!("user+mount+pid+ipc{net} namespaces, "),
+        Namespaces::ByCapability => format!("mount+pid+ipc{net} namespaces, "),
+        Namespaces::None(_) => String::new(),
+    };
+    format!("{namespaces}landlock {landlock_abi}, seccomp")
 }
 
 impl Abilities {
     /// How a restricted profile is enforced with these, in a word for people and records.
     pub(crate) fn strength(&self, network: bool) -> String {
-        strength(self.user_namespaces, self.landlock_abi, network)
+        strength(self.namespaces, self.landlock_abi, network)
     }
 
-    /// What is not held with these, by name.
-    pub(crate) fn missing(&self) -> Vec<&'static str> {
+    /// What of a profile is not held with these, by name.
+    pub(crate) fn missing(&self, profile: &Resolved, own: &Own) -> Vec<&'static str> {
         let mut missing = Vec::new();
+        if matches!(self.namespaces, Namespaces::None(_)) {
+            let found = weaknesses(profile, own);
+            missing.extend(found.iter().map(|weak| weak.name));
+        }
+        if !self.listener {
+            missing.push("socket_gate");
+        }
         if self.landlock_abi < ABSTRACT_SCOPE {
             missing.push("signal_and_abstract_socket_scope");
         }
@@ -142,30 +164,53 @@ const MAKE_CHAR: u64 = 1 << 6;
 const MAKE_BLOCK: u64 = 1 << 11;
 
 /// Plans a sandbox for a restricted profile.
-pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> Plan {
-    let abi = abilities.landlock_abi;
+pub(crate) fn plan(given: &Resolved, facts: &Facts, abilities: &Abilities) -> Plan {
+    let profile = protected(given, facts);
+    let mut plan = Plan {
+        namespaces: abilities.namespaces,
+        mounts: Vec::new(),
+        landlock_abi: abilities.landlock_abi,
+        landlock: Vec::new(),
+        absent: Vec::new(),
+        sockets: sockets(given, facts.serves_sockets, abilities.listener),
+        missing: facts.missing.clone(),
+        profile: given.clone(),
+    };
+    if plan.is_alone() {
+        plan.landlock = rules_alone(given, facts, abilities.landlock_abi);
+        return plan;
+    }
+    plan.mounts = mounts(&profile, facts);
+    plan.landlock = rules(&profile, facts, abilities.landlock_abi);
+    plan.absent.clone_from(&facts.absent);
     // What is denied stays said, also where there is nothing to mask yet.
-    let denied = profile.entries.iter().filter(|(_, access)| *access == Access::None);
+    let denied = given.entries.iter().filter(|(_, access)| *access == Access::None);
     let denied: Vec<_> = denied.filter(|entry| !facts.entries.contains(entry)).cloned().collect();
-    let mut profile = profile.clone();
+    plan.profile = profile;
+    plan.profile.entries.extend(denied);
+    plan.profile.entries.extend(facts.absent.iter().map(|path| (path.clone(), Access::Read)));
+    plan
+}
+/// A profile as far as it is there, with what protects stated as entries.
+fn protected(given: &Resolved, facts: &Facts) -> Resolved {
+    let mut profile = given.clone();
     profile.entries.clone_from(&facts.entries);
     profile.entries.extend(facts.protected.iter().map(|path| (path.clone(), Access::Read)));
+    profile
+}
 
+fn mounts(profile: &Resolved, facts: &Facts) -> Vec<Mount> {
     let mut mounts = Vec::new();
     if profile.access(Path::new("/")) != Some(Access::Write) {
         mounts.push(Mount::ReadOnlyWorld);
     }
     mounts.push(Mount::Devices(facts.devices.clone()));
-    let mut entries = profile.entries.clone();
-    entries.sort_by_key(|(path, access)| (path.components().count(), *access));
-    entries.dedup();
-    let mut mounted = entries.clone();
+    let mut mounted = profile.entries.clone();
     mounted.extend(
-        pins(&profile, facts.denied.iter().chain(&facts.hidden))
-            .into_iter()
-            .map(|path| (path, Access::Write)),
+        pins(profile, facts.denied.iter().chain(&facts.hidden)).into_iter().map(|path| (path, Access::Write)),
     );
     mounted.sort_by_key(|(path, access)| (path.components().count(), *access));
+    mounted.dedup();
     for (path, access) in &mounted {
         if path == Path::new("/") || profile.access(path) != Some(*access) {
             continue;
@@ -179,45 +224,69 @@ pub(crate) fn plan(profile: &Resolved, facts: &Facts, abilities: &Abilities) -> 
         }
     }
     let masked = facts.denied.iter().chain(&facts.hidden);
-    mounts.extend(masked.map(|path| Mount::Mask(path.clone(), reopened(&profile, path))));
+    mounts.extend(masked.map(|path| Mount::Mask(path.clone(), reopened(profile, path))));
     mounts.push(Mount::Processes);
-
-    let write = fs::all(abi) & !(MAKE_CHAR | MAKE_BLOCK | fs::IOCTL_DEV);
-    let device =
-        fs::all(abi) & (fs::READ_FILE | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV | fs::READ_DIR);
-    let mut landlock: Vec<(PathBuf, u64)> = entries
-        .iter()
-        .filter(|(path, access)| *access != Access::None && profile.access(path).is_some())
-        .map(|(path, access)| (path.clone(), if *access == Access::Write { write } else { fs::READ }))
-        .collect();
-    landlock.extend(facts.devices.iter().map(|name| (Path::new("/dev").join(name), device)));
-    for (path, access) in [("/dev", fs::READ), ("/dev/pts", device), ("/dev/shm", write), ("/proc", fs::READ)]
-    {
-        landlock.push((path.into(), access));
-    }
-
-    profile.entries.extend(denied);
-    profile.entries.extend(facts.absent.iter().map(|path| (path.clone(), Access::Read)));
-    Plan {
-        user_namespace: abilities.user_namespaces,
-        mounts,
-        landlock_abi: abi,
-        landlock,
-        absent: facts.absent.clone(),
-        sockets: sockets(&profile, facts.serves_sockets),
-        missing: abilities.missing(),
-        profile,
-    }
+    mounts
 }
 
-fn sockets(profile: &Resolved, serves: bool) -> Sockets {
+/// What Landlock gives below something writable.
+fn writing(abi: u32) -> u64 {
+    fs::all(abi) & !(MAKE_CHAR | MAKE_BLOCK | fs::IOCTL_DEV)
+}
+
+/// What it gives on a device.
+fn device(abi: u32) -> u64 {
+    fs::all(abi) & (fs::READ_FILE | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV | fs::READ_DIR)
+}
+
+fn devices(facts: &Facts, abi: u32) -> impl Iterator<Item = (PathBuf, u64)> {
+    facts.devices.iter().map(move |name| (Path::new("/dev").join(name), device(abi)))
+}
+
+fn rules(profile: &Resolved, facts: &Facts, abi: u32) -> Vec<(PathBuf, u64)> {
+    let right = |access| if access == Access::Write { writing(abi) } else { fs::READ };
+    let mut rules: Vec<(PathBuf, u64)> = profile
+        .entries
+        .iter()
+        .filter(|(path, access)| *access != Access::None && profile.access(path).is_some())
+        .map(|(path, access)| (path.clone(), right(*access)))
+        .collect();
+    rules.sort_unstable();
+    rules.dedup();
+    rules.extend(devices(facts, abi));
+    for (path, access) in
+        [("/dev", fs::READ), ("/dev/pts", device(abi)), ("/dev/shm", writing(abi)), ("/proc", fs::READ)]
+    {
+        rules.push((path.into(), access));
+    }
+    rules
+}
+
+/// Without mounts `/dev` is everybody's: of its directories nothing is given.
+fn rules_alone(profile: &Resolved, facts: &Facts, abi: u32) -> Vec<(PathBuf, u64)> {
+    let readable = facts
+        .readable
+        .iter()
+        .map(|(path, names)| (path.clone(), if *names { fs::READ_DIR } else { fs::READ }));
+    let writable = facts
+        .entries
+        .iter()
+        .filter(|(path, access)| *access == Access::Write && profile.access(path) == Some(Access::Write));
+    let mut rules: Vec<_> = readable.chain(writable.map(|(path, _)| (path.clone(), writing(abi)))).collect();
+    rules.extend(devices(facts, abi));
+    rules.extend(facts.terminal.iter().map(|path| (path.clone(), device(abi))));
+    rules.push(("/proc".into(), fs::READ));
+    rules
+}
+
+fn sockets(profile: &Resolved, serves: bool, served: bool) -> Sockets {
     let (network, unix) = (profile.network, !profile.unix_sockets.is_empty());
     let connecting = match (network, unix, serves) {
         (_, true, _) | (true, false, true) => Connecting::Served,
         (true, false, false) => Connecting::Allowed,
         (false, false, _) => Connecting::Refused,
     };
-    Sockets { network, unix, connecting, served: true }
+    Sockets { network, unix, connecting, served }
 }
 
 /// What a profile gives below something that it denies.
@@ -260,14 +329,8 @@ fn pins<'a>(profile: &'a Resolved, masked: impl Iterator<Item = &'a PathBuf>) ->
 mod tests {
     use super::*;
 
-    fn abilities() -> Abilities {
-        Abilities {
-            landlock_abi: 7,
-            peers: true,
-            user_namespaces: true,
-            user_namespaces_hint: "",
-            root: false,
-        }
+    fn abilities(namespaces: Namespaces) -> Abilities {
+        Abilities { landlock_abi: 7, peers: true, namespaces, listener: true, allowed: Vec::new() }
     }
 
     fn planned(entries: &[(&str, Access)], protected: &[&str]) -> Plan {
@@ -280,7 +343,7 @@ mod tests {
             devices: vec!["null"],
             ..Facts::default()
         };
-        plan(&profile, &facts, &abilities())
+        plan(&profile, &facts, &abilities(Namespaces::ByUser))
     }
 
     #[test]

@@ -284,6 +284,16 @@ impl Programs {
     }
 }
 
+impl Programs {
+    /// One that only serves to see whether there can be a listener.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub(super) fn listening() -> Result<BpfProgram, seccompiler::Error> {
+        notifying(BTreeMap::from([(libc::SYS_socket, Vec::new())]))
+    }
+}
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn rules(table: Vec<Entry>) -> Result<Rules, seccompiler::Error> {

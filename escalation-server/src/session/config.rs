@@ -52,6 +52,8 @@ struct File {
     #[serde(default)]
     rules: Vec<String>,
     #[serde(default)]
+    allow_weaker: Vec<String>,
+    #[serde(default)]
     log: LogTable,
     #[serde(default)]
     permissions: BTreeMap<String, PermissionsTable>,
@@ -72,10 +74,16 @@ pub(crate) struct Config {
     pub(crate) default_execution: Execution,
     pub(crate) policy: Policy,
     pub(crate) log_max_bytes: u64,
+    /// What may be not held where there are no namespaces, by name.
+    pub(crate) allow_weaker: Vec<String>,
     /// The files that all this came from.
     pub(crate) sources: Vec<PathBuf>,
     /// What was read and means nothing here.
     pub(crate) notes: Vec<String>,
+}
+
+fn weakness_names() -> impl Iterator<Item = &'static str> {
+    crate::sandbox::WEAKNESSES.iter().map(|(name, _)| *name)
 }
 
 const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
@@ -109,6 +117,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     let mut named = BTreeMap::new();
     let mut notes = Vec::new();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
+    let mut allow_weaker = Vec::new();
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
         for (name, table) in file.permissions {
@@ -129,6 +138,14 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         if let Some(name) = file.default_execution {
             default_execution = Some((Execution::parse(&name), place("default_execution")));
         }
+        if let Some(name) =
+            file.allow_weaker.iter().find(|name| !weakness_names().any(|known| known == *name))
+        {
+            let known: Vec<_> = weakness_names().collect();
+            let what = format!("`{name}` is nothing that can be allowed; known are {}", known.join(", "));
+            return Err(ConfigError::Value { place: place("allow_weaker"), what });
+        }
+        allow_weaker.extend(file.allow_weaker);
         rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
         if let Some(asked) = file.log.max_mib {
             const MOST: u64 = 1 << 20;
@@ -187,7 +204,16 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         Some((execution, _)) => execution,
         None => Execution::Unsandboxed,
     };
-    Ok(Config { turn, named, default_execution, policy, log_max_bytes: max_mib << 20, sources: paths, notes })
+    Ok(Config {
+        turn,
+        named,
+        default_execution,
+        policy,
+        log_max_bytes: max_mib << 20,
+        allow_weaker,
+        sources: paths,
+        notes,
+    })
 }
 
 /// A profile, or a legacy mode, from a JSON file; `-` is standard input. Relative paths are the file's

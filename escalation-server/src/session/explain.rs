@@ -86,7 +86,7 @@ fn explain_prepared(prepared: &Prepared, name: Option<&str>) -> Result<Explanati
         let missing = || LaunchError::Find(format!("there is no profile `{name}`"));
         let written = prepared.config.named.get(name).ok_or_else(missing)?;
         let resolved = prepared.named.get(name).ok_or_else(missing)?;
-        let facts = Facts::gather(resolved, &prepared.own)?;
+        let facts = Facts::gather(resolved, &prepared.own, &prepared.abilities)?;
         let plan = plan(resolved, &facts, &prepared.abilities);
         (written, plan.profile.clone(), Some(plan))
     };

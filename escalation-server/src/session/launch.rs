@@ -118,7 +118,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         .make_state()
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
 
-    let abilities = Abilities::probe();
+    let abilities = Abilities::probe(config.allow_weaker.clone());
     if config.turn.filesystem.is_some() {
         abilities.suffice()?;
     }
@@ -163,7 +163,13 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
     leases.sweep();
     let temporary = bases.slash_tmp.iter().chain([&tmpdir]).cloned().collect();
-    let own = Own { hidden: vec![real(&directories.state)], temporary, leases, serves_sockets };
+    let own = Own {
+        hidden: vec![real(&directories.state)],
+        temporary,
+        leases,
+        serves_sockets,
+        terminal: terminal(),
+    };
     // Even where the turn has no sandbox, a command of it may have one.
     std::fs::DirBuilder::new()
         .mode(0o700)
@@ -172,7 +178,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let plan = if turn.unrestricted {
         None
     } else {
-        let facts = Facts::gather(&turn, &own).inspect_err(|_| drop(std::fs::remove_dir(&tmpdir)))?;
+        let facts =
+            Facts::gather(&turn, &own, &abilities).inspect_err(|_| drop(std::fs::remove_dir(&tmpdir)))?;
         let plan = plan(&turn, &facts, &abilities);
         // What protects is part of what the turn may touch.
         turn.entries.clone_from(&plan.profile.entries);
@@ -215,7 +222,7 @@ fn lead_to_worktrees(git: &mut Resolved, bases: &Bases) {
 
 impl Prepared {
     /// Starts nothing, and leaves nothing.
-    pub(super) fn discard(self) {
+    pub(crate) fn discard(self) {
         let _left = std::fs::remove_dir(&self.tmpdir);
     }
 }
@@ -392,7 +399,6 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
                 env,
                 gate: (GATE, gate_inside),
                 cwd,
-                terminal: terminal(),
                 ignored,
                 blocked,
                 open_files,
@@ -421,7 +427,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             named: prepared.named,
             baseline,
             state: prepared.directories.state,
-            leases: prepared.own.leases,
+            own: prepared.own,
             log_max_bytes: prepared.config.log_max_bytes,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,

@@ -17,7 +17,7 @@ use crate::policy::Policy;
 use crate::profile::{Reach, Resolved};
 use crate::record::Recorder;
 use crate::runner::{Channel, FrontReport, Link, Report, kill_descendants};
-use crate::sandbox::{Abilities, Leases};
+use crate::sandbox::{Abilities, Own};
 use crate::sys::{process, socket};
 
 /// Requests of one session that may be under way at once.
@@ -43,6 +43,7 @@ pub(super) struct Session {
     pub(super) live: RefCell<HashMap<u64, i32>>,
     turn: Rc<Resolved>,
     abilities: Abilities,
+    own: Own,
     /// The turn's request socket, the end that goes inside.
     turn_gate: OwnedFd,
     /// Profile and request socket of each context but the turn's.
@@ -66,7 +67,7 @@ pub(super) struct Setup {
     pub(super) named: BTreeMap<String, Resolved>,
     pub(super) baseline: Vec<Bytes>,
     pub(super) state: PathBuf,
-    pub(super) leases: Leases,
+    pub(super) own: Own,
     pub(super) log_max_bytes: u64,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
@@ -135,7 +136,7 @@ async fn serve_async(setup: Setup) {
     };
     let (strength, missing) = match &setup.turn {
         turn if turn.unrestricted => ("none".to_owned(), Vec::new()),
-        turn => (setup.abilities.strength(turn.network), setup.abilities.missing()),
+        turn => (setup.abilities.strength(turn.network), setup.abilities.missing(turn, &setup.own)),
     };
     let started = json!({
         "server": std::process::id(),
@@ -173,6 +174,7 @@ async fn serve_async(setup: Setup) {
         live: RefCell::default(),
         turn: Rc::new(setup.turn),
         abilities: setup.abilities,
+        own: setup.own,
         turn_gate: theirs,
         contexts: RefCell::default(),
         next_context: Cell::new(1),
@@ -245,7 +247,7 @@ async fn serve_async(setup: Setup) {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
     // What a spawner that was killed has left.
-    setup.leases.sweep();
+    session.own.leases.sweep();
     ended["malformed"] = session.malformed.get().into();
     ended["unrecorded_runs"] = recorder.uncounted().into();
     let _unrecorded = recorder.session_event("ended", &ended);
@@ -386,7 +388,9 @@ impl Session {
             Some(Execution::Permissions(name)) => self.named.get(name),
         };
         match profile.filter(|profile| !profile.unrestricted) {
-            Some(profile) => (self.abilities.strength(profile.network), self.abilities.missing()),
+            Some(profile) => {
+                (self.abilities.strength(profile.network), self.abilities.missing(profile, &self.own))
+            }
             None => ("none".to_owned(), Vec::new()),
         }
     }

@@ -169,6 +169,19 @@ pub(crate) fn change(status: i32) -> Option<Change> {
     }
 }
 
+/// Waits for a child to end; none if there is no such child.
+pub(crate) fn wait_for(child: i32) -> Option<Change> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the pointer is to a live variable.
+        match check(unsafe { libc::waitpid(child, &raw mut status, 0) }) {
+            Ok(_) => return change(status),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 /// The next change of any child, without waiting; none if nothing changed. `ECHILD` without any.
 pub(crate) fn wait_any(stops: bool) -> io::Result<Option<(i32, i32, Usage)>> {
     let mut status = 0;

@@ -1,0 +1,127 @@
+//! What this machine offers to this process: settings are read, and where they may not tell the
+//! truth (in a container, inside another sandbox, under AppArmor) it is tried.
+
+use std::fs;
+use std::io;
+
+use super::apply::{renounce, split};
+use super::facts::Refusal;
+use super::seccomp::Programs;
+use crate::sys::process::{self, Change, Fork};
+use crate::sys::{landlock, mount, socket};
+
+/// How a process gets namespaces of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    /// Within a user namespace of its own.
+    ByUser,
+    /// By capabilities that it has.
+    ByCapability,
+    /// Not at all: Landlock and seccomp alone hold what they can. Why not, and what to do.
+    None(&'static str),
+}
+
+/// What the kernel offers to this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// 0: no Landlock.
+    pub(crate) landlock_abi: u32,
+    /// Whether a socket tells safely who made its other end.
+    pub(crate) peers: bool,
+    pub(crate) namespaces: Namespaces,
+    /// Whether calls can be answered by the server.
+    pub(crate) listener: bool,
+    /// What the operator allows not to be held.
+    pub(crate) allowed: Vec<String>,
+}
+
+impl Abilities {
+    pub(crate) fn probe(allowed: Vec<String>) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+        let filtered = field("Seccomp:") != "0";
+        let capable = u64::from_str_radix(field("CapEff:"), 16).is_ok_and(|set| set & SYS_ADMIN != 0);
+        let first = fs::read_to_string("/proc/self/uid_map")
+            .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+        let armoured = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
+        let certain = first && !filtered && !armoured;
+        let peers = socket::pair().and_then(|(one, _other)| socket::peer_pidfd(&one)).is_ok();
+        Self {
+            landlock_abi: landlock::abi(),
+            peers,
+            namespaces: namespaces(capable, filtered, armoured, certain),
+            listener: !filtered || tried(can_listen),
+            allowed,
+        }
+    }
+
+    /// # Errors
+    /// What no sandbox can do without, and this kernel does not have.
+    pub(crate) fn suffice(&self) -> Result<(), Refusal> {
+        if self.landlock_abi == 0 {
+            return Err(Refusal::NoLandlock);
+        }
+        if !self.peers {
+            return Err(Refusal::NoPeers);
+        }
+        Ok(())
+    }
+}
+
+const SYS_ADMIN: u64 = 1 << 21; // CAP_SYS_ADMIN
+
+fn setting(path: &str) -> Option<i64> {
+    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
+}
+
+fn namespaces(capable: bool, filtered: bool, armoured: bool, certain: bool) -> Namespaces {
+    let none = setting("/proc/sys/user/max_user_namespaces") == Some(0);
+    let privileged = setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) && !capable;
+    if !none && !privileged && (certain || tried(|| try_out(true))) {
+        return Namespaces::ByUser;
+    }
+    if capable && (certain || tried(|| try_out(false))) {
+        return Namespaces::ByCapability;
+    }
+    Namespaces::None(if none {
+        "set the sysctl user.max_user_namespaces above 0"
+    } else if privileged {
+        "set the sysctl kernel.unprivileged_userns_clone to 1"
+    } else if armoured {
+        "AppArmor refuses them to programs without a profile: load the one that `make install` puts into \
+         /etc/apparmor.d (apparmor_parser -r /etc/apparmor.d/postern), or set the sysctl \
+         kernel.apparmor_restrict_unprivileged_userns to 0"
+    } else if filtered {
+        "a seccomp filter around this process refuses them, or mounts in them, as containers and other sandboxes do: \
+         allow both there (Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined)"
+    } else {
+        "something around this process refuses them, or mounts in them: allow both there, or start outside"
+    })
+}
+
+/// Whether something works, in a process of its own.
+fn tried(attempt: impl FnOnce() -> io::Result<()>) -> bool {
+    match process::fork() {
+        Ok(Fork::Child) => process::exit_now(i32::from(attempt().is_err())),
+        Ok(Fork::Parent(child)) => process::wait_for(child) == Some(Change::Exited(0)),
+        Err(_) => false,
+    }
+}
+
+/// Makes namespaces, a mount, and a `/proc` in them.
+fn try_out(user: bool) -> io::Result<()> {
+    split(user, true).map_err(|failed| failed.error)?;
+    mount::make_private()?;
+    let works = tried(|| {
+        mount::make_private()?;
+        mount::fresh(c"proc", c"/proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, c"")
+    });
+    if works { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+fn can_listen() -> io::Result<()> {
+    let programs = Programs::listening().map_err(io::Error::other)?;
+    renounce()?;
+    process::seccomp_listener(&programs).map(drop)
+}
