@@ -50,11 +50,28 @@ pub(crate) struct Sockets {
     pub(crate) served: bool,
 }
 
+/// What else refuses a call to a process without privileges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Besides {
+    Nothing,
+    /// The kernel or Landlock: the entry is a second line.
+    Kernel,
+    /// The kernel, where a machine's settings say so.
+    Settings,
+}
+
 struct Entry {
     call: libc::c_long,
     name: &'static str,
     when: When,
     why: &'static str,
+    besides: Besides,
+}
+
+impl Entry {
+    fn besides(self, besides: Besides) -> Self {
+        Self { besides, ..self }
+    }
 }
 
 /// An entry for a call by the name of its number in `libc`.
@@ -63,7 +80,13 @@ macro_rules! refuse {
         refuse!($call, When::Always, $why)
     };
     ($call:ident, $when:expr, $why:expr) => {
-        Entry { call: libc::$call, name: stringify!($call), when: $when, why: $why }
+        Entry {
+            call: libc::$call,
+            name: stringify!($call),
+            when: $when,
+            why: $why,
+            besides: Besides::Nothing,
+        }
     };
 }
 
@@ -92,25 +115,25 @@ fn refused(sockets: Sockets) -> Vec<Entry> {
         refuse!(SYS_process_vm_writev, "as ptrace"),
         refuse!(SYS_pidfd_getfd, "as ptrace, for descriptors"),
         refuse!(SYS_kcmp, "tells kernel pointers apart"),
-        refuse!(SYS_io_uring_setup, "its operations pass no filter"),
-        refuse!(SYS_io_uring_enter, "its operations pass no filter"),
-        refuse!(SYS_io_uring_register, "its operations pass no filter"),
-        refuse!(SYS_userfaultfd, "holds the kernel in the middle of a copy"),
-        refuse!(SYS_bpf, "kernel attack surface"),
-        refuse!(SYS_perf_event_open, "kernel attack surface"),
+        refuse!(SYS_io_uring_setup, "its operations pass no filter").besides(Besides::Settings),
+        refuse!(SYS_io_uring_enter, "its operations pass no filter").besides(Besides::Settings),
+        refuse!(SYS_io_uring_register, "its operations pass no filter").besides(Besides::Settings),
+        refuse!(SYS_userfaultfd, "holds the kernel in the middle of a copy").besides(Besides::Settings),
+        refuse!(SYS_bpf, "kernel attack surface").besides(Besides::Settings),
+        refuse!(SYS_perf_event_open, "kernel attack surface").besides(Besides::Settings),
         refuse!(SYS_add_key, "keyrings are shared by all processes of the user"),
         refuse!(SYS_request_key, "keyrings are shared by all processes of the user"),
         refuse!(SYS_keyctl, "keyrings are shared by all processes of the user"),
         refuse!(SYS_mount, "changes what paths mean"),
         refuse!(SYS_umount2, "uncovers what is masked"),
-        refuse!(SYS_move_mount, "changes what paths mean"),
+        refuse!(SYS_move_mount, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_open_tree, "changes what paths mean"),
-        refuse!(SYS_fsopen, "changes what paths mean"),
+        refuse!(SYS_fsopen, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_fsconfig, "changes what paths mean"),
-        refuse!(SYS_fsmount, "changes what paths mean"),
-        refuse!(SYS_fspick, "changes what paths mean"),
+        refuse!(SYS_fsmount, "changes what paths mean").besides(Besides::Kernel),
+        refuse!(SYS_fspick, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_mount_setattr, "makes writable what is read-only"),
-        refuse!(SYS_pivot_root, "changes what paths mean"),
+        refuse!(SYS_pivot_root, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_chroot, "changes what paths mean"),
         refuse!(SYS_setns, "leaves the sandbox's namespaces"),
         refuse!(SYS_open_by_handle_at, "opens files by number, past every path rule"),
@@ -123,16 +146,17 @@ fn refused(sockets: Sockets) -> Vec<Entry> {
         refuse!(SYS_clock_settime, "the machine's clock"),
         refuse!(SYS_clock_adjtime, "the machine's clock"),
         refuse!(SYS_adjtimex, "the machine's clock"),
-        refuse!(SYS_reboot, "the machine"),
+        refuse!(SYS_reboot, "the machine").besides(Besides::Kernel),
         refuse!(SYS_swapon, "the machine"),
-        refuse!(SYS_swapoff, "the machine"),
-        refuse!(SYS_acct, "the machine"),
+        refuse!(SYS_swapoff, "the machine").besides(Besides::Kernel),
+        refuse!(SYS_acct, "the machine").besides(Besides::Kernel),
         refuse!(SYS_quotactl, "the machine"),
-        refuse!(SYS_syslog, "the kernel's log"),
-        refuse!(SYS_sethostname, "the machine"),
-        refuse!(SYS_setdomainname, "the machine"),
-        refuse!(SYS_vhangup, "the operator's terminal"),
-        refuse!(SYS_fanotify_init, "watches or holds other processes' file accesses"),
+        refuse!(SYS_syslog, "the kernel's log").besides(Besides::Kernel),
+        refuse!(SYS_sethostname, "the machine").besides(Besides::Kernel),
+        refuse!(SYS_setdomainname, "the machine").besides(Besides::Kernel),
+        refuse!(SYS_vhangup, "the operator's terminal").besides(Besides::Kernel),
+        refuse!(SYS_fanotify_init, "watches or holds other processes' file accesses")
+            .besides(Besides::Kernel),
         refuse!(
             SYS_prlimit64,
             When::NotZero(0),
@@ -163,8 +187,10 @@ fn refused(sockets: Sockets) -> Vec<Entry> {
     table.extend([refuse!(SYS_iopl, "hardware"), refuse!(SYS_ioperm, "hardware")]);
     for flag in NAMESPACES {
         let (bits, why) = (flag as u64, "a namespace of one's own brings capabilities, and lifts masks");
-        table.push(refuse!(SYS_clone, When::Bits(0, bits), why));
-        table.push(refuse!(SYS_unshare, When::Bits(0, bits), why));
+        // With a user namespace come the others, which only privileges give.
+        let besides = if flag == libc::CLONE_NEWUSER { Besides::Nothing } else { Besides::Kernel };
+        table.push(refuse!(SYS_clone, When::Bits(0, bits), why).besides(besides));
+        table.push(refuse!(SYS_unshare, When::Bits(0, bits), why).besides(besides));
     }
     table.extend(refused_sockets(sockets));
     table
@@ -232,7 +258,7 @@ fn served(sockets: Sockets) -> Vec<Entry> {
 
 /// What is refused, what served, and why, one line an entry, for people.
 pub(super) fn describe(sockets: Sockets) -> [Vec<String>; 2] {
-    let line = |Entry { name, when, why, .. }: &Entry| {
+    let line = |Entry { name, when, why, besides, .. }: &Entry| {
         let condition = match when {
             When::Always => String::new(),
             When::Bits(at, bits) => format!(" with the bits {bits:#x} in argument {at}"),
@@ -246,7 +272,12 @@ pub(super) fn describe(sockets: Sockets) -> [Vec<String>; 2] {
                 format!(" where argument 0 is {first} and {at} & {mask:#x} is {value:#x}")
             }
         };
-        format!("{}{condition}: {why}", name.trim_start_matches("SYS_"))
+        let besides = match besides {
+            Besides::Nothing => "",
+            Besides::Kernel => " (a second line)",
+            Besides::Settings => " (on some machines a second line)",
+        };
+        format!("{}{condition}: {why}{besides}", name.trim_start_matches("SYS_"))
     };
     let mut lines: Vec<String> = refused(sockets).iter().map(line).collect();
     lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
@@ -361,6 +392,70 @@ fn x32_guard() -> BpfProgram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{landlock, process};
+
+    /// Arguments for which an entry refuses its call, and which do no harm where it is not refused.
+    fn arguments(when: &When) -> [u64; 6] {
+        const NONE: u64 = u64::MAX;
+        let mut arguments = [NONE; 6];
+        let mut set = |at: u8, value| arguments[usize::from(at)] = value;
+        match *when {
+            When::Always | When::NotZero(_) => {}
+            When::Bits(at, bits) => {
+                arguments = [0; 6];
+                arguments[usize::from(at)] = bits;
+            }
+            When::Masked(at, _, value) => set(at, value),
+            When::Unlike(at, _) => set(at, 0x7f),
+            When::IsUnlike(first, at, value) => {
+                set(0, first);
+                set(at, value + 1);
+            }
+            When::IsMasked(first, at, _, value) => {
+                set(0, first);
+                set(at, value);
+            }
+        }
+        arguments
+    }
+
+    /// What each entry's call comes to without privileges: by Landlock and the kernel's own rules,
+    /// and by the filter besides.
+    #[test]
+    fn every_entry_refuses_and_which_ones_do_so_alone_is_known() {
+        let none = Sockets { network: false, unix: false, connecting: Connecting::Refused, served: false };
+        let network = Sockets { network: true, connecting: Connecting::Allowed, ..none };
+        for sockets in [none, network] {
+            let table = refused(sockets);
+            let programs = Programs::compile(sockets, false).unwrap();
+            let calls: Vec<_> = table.iter().map(|entry| (entry.call, arguments(&entry.when))).collect();
+            // All this is a thread's own.
+            let found = std::thread::spawn(move || {
+                let attempt =
+                    || calls.iter().map(|(call, arguments)| process::attempt(*call, *arguments)).collect();
+                super::super::apply::renounce().unwrap();
+                let abi = landlock::abi();
+                landlock::restrict(landlock::ruleset(abi, sockets.network).unwrap()).unwrap();
+                let before: Vec<_> = attempt();
+                for program in &programs.filters {
+                    process::seccomp(program).unwrap();
+                }
+                let after: Vec<_> = attempt();
+                before.into_iter().zip(after).collect::<Vec<_>>()
+            });
+            let found = found.join().unwrap();
+            for (entry, errnos) in table.iter().zip(found) {
+                let (before, after) = errnos;
+                let what = format!("{} {:?}: errno {before}", entry.name, arguments(&entry.when));
+                assert_eq!(after, libc::EPERM, "{what}, and the filter lets it pass");
+                match entry.besides {
+                    Besides::Nothing => assert_ne!(before, libc::EPERM, "{what}: the entry is a second line"),
+                    Besides::Kernel => assert_eq!(before, libc::EPERM, "{what}: the entry is the only line"),
+                    Besides::Settings => {}
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_table_compiles_and_fits() {

@@ -330,6 +330,19 @@ fn install(program: &[Instruction], flags: libc::c_ulong) -> io::Result<libc::c_
     check(result as libc::c_int)
 }
 
+/// The errno of a system call, 0 if it succeeds. A child that it makes ends at once.
+///
+/// For the tests of filters, in a process of its own: it may do anything to that.
+#[cfg(test)]
+pub(crate) fn attempt(number: libc::c_long, [a, b, c, d, e, f]: [u64; 6]) -> i32 {
+    // SAFETY: callers pass no address that anything lies at, in a process that does nothing else.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if number == libc::SYS_clone && result == 0 {
+        exit_now(0);
+    }
+    if result < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
+}
+
 /// What a process becomes: a file by descriptor, or a script, which the kernel wants by path.
 #[derive(Debug)]
 pub(crate) enum Image<'a> {
