@@ -259,3 +259,37 @@ fn the_mode_of_a_project_opens_nothing() {
         }
     });
 }
+
+#[test]
+fn an_escalated_command_that_uncovers_leaves_no_moment() {
+    for_each_user(|world| {
+        let rules = "prefix_rule(['sh'], execution = 'unsandboxed')";
+        // Written by the shell itself, as soon as it knows that the command has ended.
+        let script = "for n in {1..80}; do sh -c 'mv .git .moved && cp -r .moved .git && rm -rf .moved'; \
+                      { print evil > .git/hooks/evil } 2> /dev/null && print reached; done; print tried";
+        let output = world.session(rules, script);
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!world.workspace.join(".git/hooks/evil").exists());
+        assert!(world.records().iter().any(|line| line["event"] == "re-masked"));
+    });
+}
+
+#[test]
+fn moving_the_project_from_outside_opens_neither_the_old_nor_the_new_one() {
+    for_each_user(|world| {
+        let ws = world.workspace.display();
+        let (out, _records) = meanwhile(
+            world,
+            "",
+            &format!(
+                "{WAIT} print x > .git/hooks/x; print x > {ws}/.git/hooks/x; print x > {ws}2/.git/hooks/x; mkdir -p {ws}/.codex {ws}2/.codex; print tried"
+            ),
+            &format!("mv {ws} {ws}2 && mkdir {ws} && git init -q {ws} && sleep 0.1"),
+        );
+        assert_eq!(out, "tried");
+        for project in [world.workspace.clone(), world.root.join("ws2")] {
+            assert!(!project.join(".git/hooks/x").exists(), "{}", project.display());
+        }
+        assert!(!world.workspace.join(".codex").exists());
+    });
+}

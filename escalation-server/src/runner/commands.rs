@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::channel::Channel;
 use super::message::Become;
-use crate::sandbox::Placeholder;
+use crate::sandbox::{Changes, Placeholder};
 use crate::sys::process::Usage;
 
 /// The shell's number among the commands.
@@ -18,12 +18,15 @@ pub(super) struct Lifeline {
     pub(super) control: Option<Channel>,
     pub(super) finished: bool,
     pub(super) placeholders: Vec<Placeholder>,
+    /// Of its mounts, which somebody outside can take away.
+    pub(super) changes: Option<Changes>,
 }
 
 impl Lifeline {
     fn fds(&self) -> impl Iterator<Item = i32> {
         let leases = self.placeholders.iter().filter_map(Placeholder::fd);
-        self.control.iter().map(AsRawFd::as_raw_fd).chain(leases)
+        let changes = self.changes.iter().map(AsRawFd::as_raw_fd);
+        self.control.iter().map(AsRawFd::as_raw_fd).chain(leases).chain(changes)
     }
 }
 
@@ -110,7 +113,8 @@ impl Commands {
         command.init = init;
         self.by_pid.insert(pid, id);
         if let Some(init) = init {
-            self.lifelines.insert(init, std::mem::take(&mut command.lifeline));
+            let lifeline = std::mem::take(&mut command.lifeline);
+            self.lifelines.insert(init, Lifeline { changes: Changes::of(init).ok(), ..lifeline });
             if id == SHELL {
                 self.turn_init = Some(init);
             }
@@ -164,6 +168,14 @@ impl Commands {
         if let Some(lifeline) = self.lifelines.get_mut(&init) {
             lifeline.control = None;
         }
+    }
+
+    /// First processes of sandboxes that are needed still and in whose mounts something has changed.
+    pub(super) fn changed_sandboxes(&self) -> Vec<(i32, &Channel)> {
+        let changed = self.lifelines.iter().filter(|(_, lifeline)| {
+            !lifeline.finished && lifeline.changes.as_ref().is_some_and(Changes::any)
+        });
+        changed.filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?))).collect()
     }
 
     /// First processes of sandboxes that no command needs any more, and what they speak by.

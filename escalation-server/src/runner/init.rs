@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
-use super::message::{Cover, FromInit};
+use super::message::{FromInit, ToInit};
 use crate::sandbox::{Change, Plan, Watch, build_view};
 use crate::sys::process;
 
@@ -46,7 +46,12 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
     process::set_signals(0, 0);
-    while let Some(Cover(paths)) = next_order(control, watch.as_mut()) {
+    while let Some(order) = next_order(control, watch.as_mut()) {
+        let ToInit::Cover(paths) = order else {
+            keep_covered(control, watch.as_mut(), &[], 0);
+            let _told = control.send(&FromInit::Settled, &[]);
+            continue;
+        };
         // Who waits for it does not start if this says it failed, or does not say anything.
         let covered = match &mut watch {
             Some(watch) => paths
@@ -86,7 +91,7 @@ fn path_of(bytes: &Bytes) -> PathBuf {
 
 /// The next order; none when the spawner needs this sandbox no more. Meanwhile orphans are reaped and
 /// covers kept in place.
-fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<Cover> {
+fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<ToInit> {
     loop {
         match control.receive() {
             Ok(Some((order, _))) => return Some(order),

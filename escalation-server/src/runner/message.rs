@@ -84,11 +84,18 @@ pub(super) enum FromInit {
     Covered { path: Bytes, gap_us: u64 },
     /// And what is there now cannot be covered.
     Uncovered { path: Bytes, what: String },
+    /// Whatever was there to be covered is covered.
+    Settled,
 }
 
-/// From the spawner to the first process of a sandbox: make these read-only in it.
+/// From the spawner to the first process of a sandbox.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Cover(pub(super) Vec<Bytes>);
+pub(super) enum ToInit {
+    /// Make these read-only in it.
+    Cover(Vec<Bytes>),
+    /// Say when all that can be covered is.
+    Settle,
+}
 
 /// From the server to the spawner.
 #[derive(Debug, Serialize, Deserialize)]

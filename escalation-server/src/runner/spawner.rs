@@ -12,9 +12,9 @@ use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::commands::{Command, Commands, Lifeline, SHELL};
-use super::enter::{Sandbox, enter};
+use super::enter::{Sandbox, enter, readable};
 use super::message::{
-    Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
+    Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target, ToInit,
 };
 use super::shell::{Shell, become_shell};
 use super::signals::{Witness, join_job, send, shares_group};
@@ -297,18 +297,21 @@ impl Spawner {
                 return;
             };
             match control.receive::<FromInit>() {
-                Ok(Some((FromInit::Covered { path, gap_us }, _))) => {
-                    self.tell_server(&Report::Covered { path, gap_us });
-                }
-                Ok(Some((FromInit::Uncovered { path, what }, _))) => {
-                    self.tell_server(&Report::Uncovered { path, what });
-                }
-                Ok(Some((FromInit::Lingers, _))) => {}
                 Ok(Some((FromInit::Empty, _))) => return drop(self.commands.sandbox_ended(init)),
+                Ok(Some((news, _))) => self.pass_on(news),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Killed. What lives in it lives until this process is reaped.
                 Ok(None) | Err(_) => return self.commands.hear_no_more(init),
             }
+        }
+    }
+
+    /// Tells the server what it wants to know of that.
+    fn pass_on(&self, news: FromInit) {
+        match news {
+            FromInit::Covered { path, gap_us } => self.tell_server(&Report::Covered { path, gap_us }),
+            FromInit::Uncovered { path, what } => self.tell_server(&Report::Uncovered { path, what }),
+            FromInit::Lingers | FromInit::Settled | FromInit::Empty => {}
         }
     }
 
@@ -541,16 +544,40 @@ impl Spawner {
             let _interrupted = poll(&mut polls, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
             match control.receive::<FromInit>() {
                 Ok(Some((FromInit::Empty, _))) => drop(self.commands.sandbox_ended(init)),
-                Ok(Some((FromInit::Covered { path, gap_us }, _))) => {
-                    self.tell_server(&Report::Covered { path, gap_us });
+                Ok(Some((news @ (FromInit::Covered { .. } | FromInit::Uncovered { .. }), _))) => {
+                    self.pass_on(news);
                 }
                 _ => lingering.push(init),
             }
         }
     }
 
+    /// Waits until what a command has uncovered is covered again, before anybody learns that it has
+    /// ended.
+    fn settle(&self) {
+        const PATIENCE: Duration = Duration::from_millis(100);
+        for (_, control) in self.commands.changed_sandboxes() {
+            let deadline = Instant::now() + PATIENCE;
+            if control.send(&ToInit::Settle, &[]).is_err() {
+                continue;
+            }
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match readable(control, Some(left)) {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => break,
+                }
+                match control.receive::<FromInit>() {
+                    Ok(Some((FromInit::Settled, _))) | Ok(None) | Err(_) => break,
+                    Ok(Some((news, _))) => self.pass_on(news),
+                }
+            }
+        }
+    }
+
     fn ended(&mut self, id: u64, status: i32, usage: Usage) {
         let Some(command) = self.commands.forget(id) else { return };
+        self.settle();
         if id == SHELL {
             self.shell_ended = true;
             self.await_sandboxes();

@@ -15,7 +15,7 @@ use postern_shim::wire::Bytes;
 use super::channel::Channel;
 use super::command::stand_by;
 use super::enter::{Sandbox, Stop, enter, keep_only};
-use super::message::{ChildReport, Cover, Target};
+use super::message::{ChildReport, Target, ToInit};
 use super::spawner::Profiles;
 use crate::profile::Resolved;
 use crate::sandbox::{Confinement, Facts, Placeholder, Plan, Shared, Sockets, plan};
@@ -97,7 +97,7 @@ impl Standbys {
                 .iter()
                 .map(|placeholder| Bytes(placeholder.path().as_os_str().as_bytes().to_vec()))
                 .collect();
-            control.send(&Cover(paths), &[]).map_err(|error| format!("protect names: {error}"))?;
+            control.send(&ToInit::Cover(paths), &[]).map_err(|error| format!("protect names: {error}"))?;
         }
         Ok(placed)
     }

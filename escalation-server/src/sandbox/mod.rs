@@ -19,4 +19,4 @@ pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
 pub(crate) use probe::{Abilities, Namespaces};
 pub(crate) use seccomp::Sockets;
-pub(crate) use watch::{Change, Watch};
+pub(crate) use watch::{Change, Changes, Watch};

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::apply::cover;
 use super::plan::{Mount, Plan};
@@ -22,6 +24,29 @@ pub(crate) struct Watch {
     gone: BTreeMap<PathBuf, Instant>,
     /// Those of them of which it was said that they cannot be covered.
     open: BTreeSet<PathBuf>,
+}
+
+/// Whether something changes in the mounts of a sandbox, as seen from outside.
+#[derive(Debug)]
+pub(crate) struct Changes(File);
+
+impl Changes {
+    /// In the sandbox of this first process.
+    pub(crate) fn of(init: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{init}/mountinfo")).map(Self)
+    }
+
+    /// Since this was asked last, or since ever.
+    pub(crate) fn any(&self) -> bool {
+        let mut polls = [PollFd::new(self.0.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut polls, PollTimeout::ZERO).is_ok_and(|changed| changed > 0)
+    }
+}
+
+impl AsRawFd for Changes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// What became of a cover that was gone.
