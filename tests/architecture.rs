@@ -94,6 +94,28 @@ fn bincode_has_one_user() {
 }
 
 #[test]
+fn the_threat_model_names_tests_that_there_are() {
+    let model = std::fs::read_to_string(checkout().join("docs/threat-model.md")).unwrap();
+    let table = model.split("## What is not").next().unwrap();
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack")) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let mut suite = String::new();
+        for name in tests.split('`').skip(1).step_by(2) {
+            let (within, name) = name.split_once(": ").unwrap_or((&suite, name));
+            let (within, name) = (within.to_owned(), name.trim_end_matches('…'));
+            let files = sources(&format!("tests/{within}"));
+            let is_file = files.iter().any(|(path, _)| path.file_stem().is_some_and(|stem| stem == name));
+            let is_test = files.iter().any(|(_, text)| text.contains(&format!("#[test]\nfn {name}")));
+            assert!(is_file || is_test || name == "protocol", "{row}");
+            suite = within;
+            named += 1;
+        }
+    }
+    assert!(named > 60, "{named} tests are named");
+}
+
+#[test]
 fn files_stay_readable() {
     for below in ["shim", "escalation-server"] {
         for (path, text) in sources(below) {

@@ -89,32 +89,6 @@ fn missing_configuration_of_agents_cannot_be_created() {
 }
 
 #[test]
-fn the_way_to_a_repository_cannot_be_moved() {
-    for_each_user(|world| {
-        // The project lies two levels below another directory that may be written.
-        let project = world.root.join("open/a/proj");
-        std::fs::create_dir_all(&project).unwrap();
-        world.own();
-        assert!(world.plain("git", &["init", "-q", project.to_str().unwrap()]).status.success());
-        let config = world.write(
-            "c.toml",
-            format!(
-                "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n':project_roots' = 'write'\n'{}' = 'write'\n",
-                world.root.join("open").display()
-            ),
-        );
-        let attack = "cd ../..; print began; mv a b; mkdir -p a/proj && cp -r b/proj/.git a/proj/.git; \
-                      print '#!/bin/sh' > a/proj/.git/hooks/pre-commit; print tried";
-        let output = finish(
-            world.postern().current_dir(&project).arg("--config").arg(config).args(["--", "-fc", attack]),
-        );
-        assert_eq!(stdout(&output), "began\ntried", "{}", text(&output.stderr));
-        assert!(project.join(".git").exists());
-        assert!(!project.join(".git/hooks/pre-commit").exists());
-    });
-}
-
-#[test]
 fn a_planted_git_file_neither_hangs_nor_misleads_the_next_session() {
     for_each_user(|world| {
         let plain = world.root.join("plain");

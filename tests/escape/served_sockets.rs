@@ -1,7 +1,7 @@
 //! Sockets of daemons that a profile names, and none besides.
 
 use std::io::Write;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use postern_tests::{World, finish, for_each_user, stdout, text};
@@ -190,29 +190,5 @@ fn a_socket_that_a_sandbox_could_replace_is_refused() {
         let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", "true"]));
         assert_eq!(output.status.code(), Some(125));
         assert!(text(&output.stderr).contains("could put another in its place"), "{}", text(&output.stderr));
-    });
-}
-
-#[test]
-fn a_datagram_socket_as_a_standard_descriptor_leads_nowhere() {
-    for_each_user(|world| {
-        let daemon = UnixDatagram::bind(world.outside.join("log.sock")).unwrap();
-        daemon.set_nonblocking(true).unwrap();
-        world.own();
-        let attack = world.write(
-            "attack.py",
-            format!(
-                "import socket\ns = socket.socket(fileno=0)\ns.sendmsg([b'evil'], [], 0, '{}/log.sock')\nprint('sent')\n",
-                world.outside.display()
-            ),
-        );
-        let socket = || std::os::fd::OwnedFd::from(UnixDatagram::unbound().unwrap());
-        let mut plain = world.plain_command("python3");
-        assert_eq!(stdout(&finish(plain.arg(&attack).stdin(socket()))), "sent");
-        assert!(daemon.recv(&mut [0; 9]).is_ok());
-        let mut command = world.posternsh();
-        let output = finish(command.args(["-fc", &format!("python3 {}", attack.display())]).stdin(socket()));
-        assert_eq!(stdout(&output), "");
-        assert!(daemon.recv(&mut [0; 9]).is_err());
     });
 }

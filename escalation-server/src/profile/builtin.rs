@@ -42,20 +42,22 @@ pub(crate) fn everything() -> Profile {
 }
 
 /// Names of a git directory by which git runs other programs or takes other directories for its own.
-pub(crate) const CLOSED: [&str; 7] =
-    ["hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
+/// Without a `HEAD` it would take the directory above for a repository.
+pub(crate) const CLOSED: [&str; 8] =
+    ["HEAD", "hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
+
+/// Names without which it is no git directory: written, and there to stay.
+pub(crate) const PINNED: [&str; 2] = ["objects", "refs"];
 
 /// What git needs beyond the turn to commit, without what makes git run other programs: the
 /// repository's data, but neither hooks nor configuration nor pointers to other directories.
 pub(crate) fn git(turn: &Profile) -> Profile {
     let mut filesystem = turn.filesystem.clone();
     if let Some(entries) = &mut filesystem {
+        let at = |name: &str| Place::ProjectRoots(Some(std::path::Path::new(".git").join(name)));
         entries.push(entry(Place::ProjectRoots(Some(".git".into())), Access::Write));
-        entries.extend(
-            CLOSED
-                .iter()
-                .map(|name| entry(Place::ProjectRoots(Some(format!(".git/{name}").into())), Access::Read)),
-        );
+        entries.extend(CLOSED.iter().map(|name| entry(at(name), Access::Read)));
+        entries.extend(PINNED.iter().map(|name| entry(at(name), Access::Write)));
     }
     Profile { name: "git".to_owned(), filesystem, ..turn.clone() }
 }

@@ -6,7 +6,7 @@ mod merge;
 mod resolve;
 
 pub(crate) use builtin::{
-    CLOSED, EVERYTHING, danger_full_access, everything, git, network, read_only, without_writing,
+    CLOSED, EVERYTHING, PINNED, danger_full_access, everything, git, network, read_only, without_writing,
     workspace_write,
 };
 pub(crate) use json::{Base, JsonError, from_json, from_legacy, to_json, to_legacy};

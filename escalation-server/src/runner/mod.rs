@@ -3,6 +3,7 @@
 mod channel;
 mod command;
 mod commands;
+mod endings;
 mod enter;
 mod handover;
 mod init;

@@ -18,7 +18,7 @@ use super::enter::{Sandbox, Stop, enter, keep_only};
 use super::message::{ChildReport, Target, ToInit};
 use super::spawner::Profiles;
 use crate::profile::Resolved;
-use crate::sandbox::{Confinement, Facts, Placeholder, Plan, Shared, Sockets, plan};
+use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Shared, plan};
 use crate::sys::process::{self, Fork, Limits};
 
 /// A process that stands by.
@@ -48,7 +48,7 @@ pub(super) struct Standbys {
     session_limits: Limits,
     turn: Option<(Plan, Rc<Confinement>, OwnedFd)>,
     /// What is compiled once.
-    confinements: RefCell<HashMap<Sockets, Rc<Confinement>>>,
+    confinements: RefCell<HashMap<Calls, Rc<Confinement>>>,
     /// What sandboxes without the network share, once there is one.
     shared: Option<Shared>,
     ready: HashMap<Target, Standby>,
@@ -117,11 +117,11 @@ impl Standbys {
     }
 
     fn confinement(&self, plan: &Plan) -> Result<Rc<Confinement>, String> {
-        if let Some(known) = self.confinements.borrow().get(&plan.sockets()) {
+        if let Some(known) = self.confinements.borrow().get(&plan.calls()) {
             return Ok(Rc::clone(known));
         }
         let made = Rc::new(Confinement::prepare(plan).map_err(|error| error.to_string())?);
-        self.confinements.borrow_mut().insert(plan.sockets(), Rc::clone(&made));
+        self.confinements.borrow_mut().insert(plan.calls(), Rc::clone(&made));
         Ok(made)
     }
 

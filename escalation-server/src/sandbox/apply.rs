@@ -44,7 +44,7 @@ impl Confinement {
     /// # Errors
     /// As [`Programs::compile`].
     pub(crate) fn prepare(plan: &Plan) -> Result<Self, StepError> {
-        let programs = Programs::compile(plan.sockets, nix::unistd::geteuid().is_root());
+        let programs = Programs::compile(plan.calls, nix::unistd::geteuid().is_root());
         let programs = programs.map_err(io::Error::other).named("compile the seccomp filter")?;
         Ok(Self { programs })
     }

@@ -18,5 +18,5 @@ pub(crate) use globs::{check_pattern, matches};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
 pub(crate) use probe::{Abilities, Namespaces};
-pub(crate) use seccomp::Sockets;
+pub(crate) use seccomp::Calls;
 pub(crate) use watch::{Change, Changes, Watch};

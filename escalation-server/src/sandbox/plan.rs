@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::alone::weaknesses;
 use super::facts::{Facts, Own};
 use super::probe::{Abilities, Namespaces};
-use super::seccomp::{Connecting, Sockets};
+use super::seccomp::{Calls, Connecting};
 use crate::profile::{Access, Resolved};
 use crate::sys::landlock::fs;
 
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     /// Protected paths that do not exist: to be put there by whoever applies this, and covered.
     pub(crate) absent: Vec<PathBuf>,
     /// What sockets it has.
-    pub(super) sockets: Sockets,
+    pub(super) calls: Calls,
     /// What this sandbox does not hold, by name.
     pub(crate) missing: Vec<&'static str>,
 }
@@ -49,8 +49,8 @@ impl Plan {
         self.profile.network
     }
 
-    pub(crate) fn sockets(&self) -> Sockets {
-        self.sockets
+    pub(crate) fn calls(&self) -> Calls {
+        self.calls
     }
 
     pub(crate) fn user_namespace(&self) -> bool {
@@ -94,7 +94,7 @@ impl Plan {
                 format!("{kind} {rights:#06x}  {}", path.display())
             })
             .collect();
-        let [refused, served] = super::seccomp::describe(self.sockets);
+        let [refused, served] = super::seccomp::describe(self.calls);
         vec![
             ("mounts, in this order".to_owned(), mounts),
             (format!("Landlock, ABI {}", self.landlock_abi), landlock),
@@ -172,7 +172,7 @@ pub(crate) fn plan(given: &Resolved, facts: &Facts, abilities: &Abilities) -> Pl
         landlock_abi: abilities.landlock_abi,
         landlock: Vec::new(),
         absent: Vec::new(),
-        sockets: sockets(given, facts.serves_sockets, abilities.listener),
+        calls: calls(given, facts.serves_sockets, abilities.listener),
         missing: facts.missing.clone(),
         profile: given.clone(),
     };
@@ -279,14 +279,16 @@ fn rules_alone(profile: &Resolved, facts: &Facts, abi: u32) -> Vec<(PathBuf, u64
     rules
 }
 
-fn sockets(profile: &Resolved, serves: bool, served: bool) -> Sockets {
+fn calls(profile: &Resolved, serves: bool, served: bool) -> Calls {
     let (network, unix) = (profile.network, !profile.unix_sockets.is_empty());
     let connecting = match (network, unix, serves) {
         (_, true, _) | (true, false, true) => Connecting::Served,
         (true, false, false) => Connecting::Allowed,
         (false, false, _) => Connecting::Refused,
     };
-    Sockets { network, unix, connecting, served }
+    let modes =
+        !profile.entries.iter().any(|(path, access)| *access == Access::Write && path.ends_with(".git"));
+    Calls { network, unix, connecting, served, modes }
 }
 
 /// What a profile gives below something that it denies.

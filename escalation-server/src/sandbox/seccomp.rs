@@ -38,9 +38,9 @@ pub(crate) enum Connecting {
     Allowed,
 }
 
-/// What sockets a sandbox has; all that its filters depend on.
+/// What its filters depend on in a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Sockets {
+pub(crate) struct Calls {
     pub(crate) network: bool,
     /// Whether it has any socket of `AF_UNIX` to connect.
     pub(crate) unix: bool,
@@ -48,6 +48,8 @@ pub(crate) struct Sockets {
     /// Whether the server answers calls. Not inside another sandbox whose calls somebody answers
     /// already: the kernel gives a process one such.
     pub(crate) served: bool,
+    /// Whether modes of files may be changed.
+    pub(crate) modes: bool,
 }
 
 /// What else refuses a call to a process without privileges.
@@ -108,7 +110,7 @@ const NETLINK: u64 = libc::AF_NETLINK as u64;
 const INET: u64 = libc::AF_INET as u64;
 const INET6: u64 = libc::AF_INET6 as u64;
 
-fn refused(sockets: Sockets) -> Vec<Entry> {
+fn refused(calls: Calls) -> Vec<Entry> {
     let mut table = vec![
         refuse!(SYS_ptrace, "takes over other processes of the sandbox, waiters among them"),
         refuse!(SYS_process_vm_readv, "as ptrace"),
@@ -192,14 +194,43 @@ fn refused(sockets: Sockets) -> Vec<Entry> {
         table.push(refuse!(SYS_clone, When::Bits(0, bits), why).besides(besides));
         table.push(refuse!(SYS_unshare, When::Bits(0, bits), why).besides(besides));
     }
-    table.extend(refused_sockets(sockets));
+    table.extend(refused_sockets(calls));
+    if !calls.modes {
+        table.extend(refused_modes());
+    }
     table
 }
 
-fn refused_sockets(sockets: Sockets) -> Vec<Entry> {
+/// Whoever changes modes in a git directory can make git take another one for it, further up.
+fn refused_modes() -> Vec<Entry> {
+    const WHY: &str = "makes a git directory one that git does not know";
+    let mut table = vec![
+        refuse!(SYS_fchmod, WHY),
+        refuse!(SYS_fchmodat, WHY),
+        refuse!(SYS_fchmodat2, WHY),
+        refuse!(SYS_setxattr, WHY),
+        refuse!(SYS_lsetxattr, WHY),
+        refuse!(SYS_fsetxattr, WHY),
+        Entry {
+            call: SETXATTRAT,
+            name: "setxattrat",
+            when: When::Always,
+            why: WHY,
+            besides: Besides::Nothing,
+        },
+    ];
+    #[cfg(target_arch = "x86_64")]
+    table.push(refuse!(SYS_chmod, WHY));
+    table
+}
+
+/// Of Linux 6.13, on every architecture.
+const SETXATTRAT: libc::c_long = 463;
+
+fn refused_sockets(calls: Calls) -> Vec<Entry> {
     let mut table = Vec::new();
     // What the server answers has to pass.
-    let families: &[u64] = match (sockets.network, sockets.served || sockets.unix) {
+    let families: &[u64] = match (calls.network, calls.served || calls.unix) {
         (false, false) => &[],
         (false, true) => &[UNIX],
         (true, false) => &[INET, INET6, NETLINK],
@@ -211,14 +242,14 @@ fn refused_sockets(sockets: Sockets) -> Vec<Entry> {
     } else {
         refuse!(SYS_socket, When::Unlike(0, families), OTHERS)
     });
-    if sockets.network {
+    if calls.network {
         table.push(refuse!(
             SYS_socket,
             When::IsUnlike(NETLINK, 2, 0),
             "only the routing tables, not the kernel's other netlink families"
         ));
     }
-    if sockets.unix {
+    if calls.unix {
         for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
             table.push(refuse!(
                 SYS_socket,
@@ -226,14 +257,14 @@ fn refused_sockets(sockets: Sockets) -> Vec<Entry> {
                 "a datagram goes to an address that no filter sees"
             ));
         }
-    } else if sockets.served {
+    } else if calls.served {
         table.push(refuse!(
             SYS_socket,
             When::IsUnlike(UNIX, 2, REQUEST),
             "AF_UNIX reaches daemons of the machine (docker, D-Bus, X11)"
         ));
     }
-    if sockets.connecting == Connecting::Refused {
+    if calls.connecting == Connecting::Refused {
         table.push(refuse!(SYS_connect, "there is no socket to connect but what somebody handed in"));
         table.push(refuse!(SYS_sendto, When::NotZero(4), "as connect"));
     }
@@ -241,15 +272,15 @@ fn refused_sockets(sockets: Sockets) -> Vec<Entry> {
 }
 
 /// What the server answers.
-fn served(sockets: Sockets) -> Vec<Entry> {
+fn served(calls: Calls) -> Vec<Entry> {
     let mut table = Vec::new();
-    if sockets.served {
+    if calls.served {
         table.push(refuse!(
             SYS_socket,
             When::IsMasked(UNIX, 2, u64::from(u32::MAX), REQUEST),
             "gives the context's request socket to who has closed it"
         ));
-        if sockets.connecting == Connecting::Served {
+        if calls.connecting == Connecting::Served {
             table.push(refuse!(SYS_connect, "is done for it, to the sockets that the profile names"));
         }
     }
@@ -257,7 +288,7 @@ fn served(sockets: Sockets) -> Vec<Entry> {
 }
 
 /// What is refused, what served, and why, one line an entry, for people.
-pub(super) fn describe(sockets: Sockets) -> [Vec<String>; 2] {
+pub(super) fn describe(calls: Calls) -> [Vec<String>; 2] {
     let line = |Entry { name, when, why, besides, .. }: &Entry| {
         let condition = match when {
             When::Always => String::new(),
@@ -279,10 +310,10 @@ pub(super) fn describe(sockets: Sockets) -> [Vec<String>; 2] {
         };
         format!("{}{condition}: {why}{besides}", name.trim_start_matches("SYS_"))
     };
-    let mut lines: Vec<String> = refused(sockets).iter().map(line).collect();
+    let mut lines: Vec<String> = refused(calls).iter().map(line).collect();
     lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
     lines.push("every call of a foreign architecture or x32: killed".to_owned());
-    [lines, served(sockets).iter().map(line).collect()]
+    [lines, served(calls).iter().map(line).collect()]
 }
 
 /// The programs to install.
@@ -297,8 +328,8 @@ pub(crate) struct Programs {
 impl Programs {
     /// # Errors
     /// A table that does not compile, which is a mistake in this file.
-    pub(crate) fn compile(sockets: Sockets, root: bool) -> Result<Self, seccompiler::Error> {
-        let refused = filter(rules(refused(sockets))?, SeccompAction::Errno(libc::EPERM as u32))?;
+    pub(crate) fn compile(calls: Calls, root: bool) -> Result<Self, seccompiler::Error> {
+        let refused = filter(rules(refused(calls))?, SeccompAction::Errno(libc::EPERM as u32))?;
         // A filter cannot see clone3's flags; without the call the C library uses clone, whose it can.
         let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let absent = filter(absent, SeccompAction::Errno(libc::ENOSYS as u32))?;
@@ -309,7 +340,7 @@ impl Programs {
             let pretended = BTreeMap::from([(libc::SYS_setgroups, Vec::new())]);
             filters.push(filter(pretended, SeccompAction::Errno(0))?);
         }
-        let served = served(sockets);
+        let served = served(calls);
         let served = if served.is_empty() { None } else { Some(notifying(rules(served)?)?) };
         Ok(Self { filters, served })
     }
@@ -423,19 +454,25 @@ mod tests {
     /// and by the filter besides.
     #[test]
     fn every_entry_refuses_and_which_ones_do_so_alone_is_known() {
-        let none = Sockets { network: false, unix: false, connecting: Connecting::Refused, served: false };
-        let network = Sockets { network: true, connecting: Connecting::Allowed, ..none };
-        for sockets in [none, network] {
-            let table = refused(sockets);
-            let programs = Programs::compile(sockets, false).unwrap();
-            let calls: Vec<_> = table.iter().map(|entry| (entry.call, arguments(&entry.when))).collect();
+        let none = Calls {
+            network: false,
+            unix: false,
+            connecting: Connecting::Refused,
+            served: false,
+            modes: false,
+        };
+        let network = Calls { network: true, connecting: Connecting::Allowed, ..none };
+        for calls in [none, network] {
+            let table = refused(calls);
+            let programs = Programs::compile(calls, false).unwrap();
+            let made: Vec<_> = table.iter().map(|entry| (entry.call, arguments(&entry.when))).collect();
             // All this is a thread's own.
             let found = std::thread::spawn(move || {
                 let attempt =
-                    || calls.iter().map(|(call, arguments)| process::attempt(*call, *arguments)).collect();
+                    || made.iter().map(|(call, arguments)| process::attempt(*call, *arguments)).collect();
                 super::super::apply::renounce().unwrap();
                 let abi = landlock::abi();
-                landlock::restrict(landlock::ruleset(abi, sockets.network).unwrap()).unwrap();
+                landlock::restrict(landlock::ruleset(abi, calls.network).unwrap()).unwrap();
                 let before: Vec<_> = attempt();
                 for program in &programs.filters {
                     process::seccomp(program).unwrap();
@@ -468,8 +505,8 @@ mod tests {
             (true, false, false),
         ] {
             for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
-                let sockets = Sockets { network, unix, connecting, served };
-                let programs = Programs::compile(sockets, true).unwrap();
+                let calls = Calls { network, unix, connecting, served, modes: served };
+                let programs = Programs::compile(calls, true).unwrap();
                 assert!(programs.filters.iter().chain(&programs.served).all(|program| program.len() < 4096));
                 let asks = |program: &BpfProgram| {
                     program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)

@@ -214,9 +214,11 @@ fn lead_to_worktrees(git: &mut Resolved, bases: &Bases) {
         let Some((own, common)) = worktree(root) else { continue };
         let closed = profile::CLOSED.map(|name| (common.join(name), Access::Read));
         // Its own directory lies below `worktrees`, and names others itself.
-        let pointers = ["commondir", "gitdir", "config.worktree"].map(|name| (own.join(name), Access::Read));
+        let pinned = profile::PINNED.map(|name| (common.join(name), Access::Write));
+        let pointers =
+            ["HEAD", "commondir", "gitdir", "config.worktree"].map(|name| (own.join(name), Access::Read));
         git.entries.extend([(common, Access::Write), (own, Access::Write)]);
-        git.entries.extend(closed.into_iter().chain(pointers));
+        git.entries.extend(closed.into_iter().chain(pinned).chain(pointers));
     }
 }
 
