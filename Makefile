@@ -1,7 +1,6 @@
 # Postern. `make help` lists what there is to type.
 PREFIX ?= /usr/local
 DESTDIR ?=
-APPARMOR ?= /etc/apparmor.d
 CARGO ?= cargo
 OUT = target/postern
 RELEASE = target/release
@@ -63,13 +62,10 @@ install: all
 	umask 022; cp -R $(OUT)/lib/postern $(DESTDIR)$(PREFIX)/lib/
 	umask 022; install -d $(DESTDIR)$(PREFIX)/share/postern
 	umask 022; sed 's|@PREFIX@|$(PREFIX)|g' docs/apparmor.profile > $(DESTDIR)$(PREFIX)/share/postern/apparmor.profile
-	@# Where AppArmor is, its profile belongs to it; elsewhere it does no harm in share.
-	if [ -w $(DESTDIR)$(APPARMOR) ]; then install -m 644 $(DESTDIR)$(PREFIX)/share/postern/apparmor.profile $(DESTDIR)$(APPARMOR)/postern; fi
 	umask 022; cp -R $(OUT)/share/postern/zsh $(DESTDIR)$(PREFIX)/share/postern/
 	@sed 's|@PREFIX@|$(PREFIX)|g' docs/after-install.txt
 
 uninstall:
-	rm -f $(DESTDIR)$(APPARMOR)/postern
 	rm -f $(DESTDIR)$(PREFIX)/bin/postern $(DESTDIR)$(PREFIX)/bin/posternsh $(DESTDIR)$(PREFIX)/shell/zsh
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/postern $(DESTDIR)$(PREFIX)/lib/postern $(DESTDIR)$(PREFIX)/share/postern
 

@@ -74,6 +74,12 @@ enum Command {
     },
     /// Tell whether a session would start here, and what it would not hold
     Doctor {
+        /// Under this mode
+        #[arg(long, value_name = "MODE")]
+        sandbox: Option<String>,
+        /// Under this profile
+        #[arg(long, value_name = "NAME", conflicts_with = "sandbox")]
+        profile: Option<String>,
         /// A configuration file, read last
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -168,8 +174,9 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         }
         Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),
         Some(Command::Sessions { action: Some(SessionsAction::End { id }) }) => status(front::end(&id)),
-        Some(Command::Doctor { json, config }) => {
-            let (text, ok) = front::doctor(json, config);
+        Some(Command::Doctor { json, config, profile, sandbox }) => {
+            let options = Options { config, profile, sandbox, ..Options::default() };
+            let (text, ok) = front::doctor(json, &options);
             say(&text);
             i32::from(!ok)
         }

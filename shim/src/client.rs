@@ -197,7 +197,7 @@ impl Gate {
             if self.inherited().is_some() {
                 b" (the session's server does not answer; start a new session)\n".as_slice()
             } else {
-                b" (the session's request socket was closed in this process, and its server does not open it again)\n"
+                b" (the session's request socket was closed in this process; keep the descriptor open that POSTERN_SOCKET names)\n"
             },
         ]);
         sys::exit(126)

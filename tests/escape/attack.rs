@@ -64,7 +64,9 @@ impl<'a> Attacks<'a> {
     fn snapshot(&self) -> BTreeSet<String> {
         let mut find = Command::new("find");
         find.current_dir(&self.world.root).args(["outside", "home", "ws/.git", "-printf", "%p %i %C@\n"]);
-        stdout(&finish(&mut find)).lines().map(str::to_owned).collect()
+        let found: BTreeSet<_> = stdout(&finish(&mut find)).lines().map(str::to_owned).collect();
+        assert!(found.iter().any(|line| line.starts_with("outside/target ")), "{found:?}");
+        found
     }
 }
 

@@ -167,3 +167,24 @@ fn the_project_does_not_become_another_repository_in_place_of_its_own() {
         plant(world, &plants.iter().map(String::as_str).collect::<Vec<_>>());
     });
 }
+
+#[test]
+fn under_git_no_link_and_no_remote_is_planted() {
+    // What git writes by name, as COMMIT_EDITMSG, it would write where a link leads; and an old-style
+    // remote says where a push goes.
+    for_each_user(|world| {
+        let plant = "ln -s config .git/COMMIT_EDITMSG; ln -s ../evil .git/MERGE_MSG; mkdir -p .git/remotes; \
+                     echo URL: evil > .git/remotes/origin";
+        let planted = || {
+            let is_link = |name: &str| world.workspace.join(".git").join(name).is_symlink();
+            is_link("COMMIT_EDITMSG")
+                || is_link("MERGE_MSG")
+                || world.workspace.join(".git/remotes/origin").exists()
+        };
+        let output = world.session(&rule("sh", "git"), &format!("sh -c '{}'; print tried", plant));
+        assert_eq!(stdout(&output), "tried");
+        assert!(!planted());
+        let _done = world.plain("sh", &["-c", plant]);
+        assert!(planted(), "outside it is");
+    });
+}

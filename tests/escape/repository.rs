@@ -170,6 +170,18 @@ fn what_an_outside_change_uncovers_is_covered_again() {
         let gap = records.iter().find(|line| line["event"] == "re-masked").expect("the gap is recorded");
         assert!(gap["path"].as_str().unwrap().ends_with(".env") && gap["gap_us"].is_u64(), "{gap}");
 
+        // As an editor saves that keeps a backup: the mount goes along with the old file.
+        let _again = std::fs::remove_file(world.root.join("home/go"));
+        let (out, _records) = meanwhile(
+            world,
+            config,
+            &format!("{WAIT} cat .env; print x > .env; print tried"),
+            "mv .env .env~ && echo NEWER SECRET > .env && sleep 0.1",
+        );
+        assert_eq!(out, "tried");
+        std::fs::remove_file(world.workspace.join(".env~")).unwrap();
+        world.write("ws/.env", "NEW SECRET\n");
+
         let _again = std::fs::remove_file(world.root.join("home/go"));
         std::fs::create_dir_all(world.workspace.join("secret/open")).unwrap();
         world.own();
@@ -239,11 +251,17 @@ fn an_escalated_command_that_uncovers_leaves_no_moment() {
     for_each_user(|world| {
         let rules = "prefix_rule(['sh'], execution = 'unsandboxed')";
         // Written by the shell itself, as soon as it knows that the command has ended.
-        let script = "for n in {1..80}; do sh -c 'mv .git .moved && cp -r .moved .git && rm -rf .moved'; \
-                      { print evil > .git/hooks/evil } 2> /dev/null && print reached; done; print tried";
-        let output = world.session(rules, script);
-        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
-        assert!(!world.workspace.join(".git/hooks/evil").exists());
+        // What is moved aside takes its mount along, and no mount goes.
+        for aside in ["", " && rm -rf .moved"] {
+            let script = format!(
+                "for n in {{1..60}}; do sh -c 'rm -rf .moved; mv .git .moved && cp -r .moved .git{aside}'; \
+                 {{ print evil > .git/hooks/evil }} 2> /dev/null && print reached; done; sleep 0.3; \
+                 print evil > .git/hooks/evil; print tried"
+            );
+            let output = world.session(rules, &script);
+            assert_eq!(stdout(&output), "tried", "{aside}: {}", text(&output.stderr));
+            assert!(!world.workspace.join(".git/hooks/evil").exists());
+        }
         assert!(world.records().iter().any(|line| line["event"] == "re-masked"));
     });
 }
@@ -265,5 +283,24 @@ fn moving_the_project_from_outside_opens_neither_the_old_nor_the_new_one() {
             assert!(!project.join(".git/hooks/x").exists(), "{}", project.display());
         }
         assert!(!world.workspace.join(".codex").exists());
+    });
+}
+
+#[test]
+fn a_repository_of_the_agents_own_is_its_own_and_on_record() {
+    for_each_user(|world| {
+        let fresh = world.root.join("fresh");
+        std::fs::create_dir(&fresh).unwrap();
+        world.own();
+        let script = "git init -q . && print hook > .git/hooks/post-commit && print made";
+        let output = finish(world.postern().current_dir(&fresh).args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "made", "{}", text(&output.stderr));
+        let records = world.records();
+        let made = records.iter().find(|line| line["event"] == "repository_created").expect("an event");
+        assert_eq!(made["path"], fresh.to_str().unwrap());
+        // From then on it is protected as any other.
+        let output =
+            finish(world.postern().current_dir(&fresh).args(["--", "-fc", "print x >> .git/config"]));
+        assert_ne!(status(&output), 0);
     });
 }

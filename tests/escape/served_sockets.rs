@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use postern_tests::{World, finish, for_each_user, stdout, text};
+use postern_tests::{World, eventually, finish, for_each_user, stdout, text};
 
 /// Two daemons outside, of which the profile `p` names one; the configuration.
 struct Daemons {
@@ -190,5 +190,48 @@ fn a_socket_that_a_sandbox_could_replace_is_refused() {
         let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", "true"]));
         assert_eq!(output.status.code(), Some(125));
         assert!(text(&output.stderr).contains("could put another in its place"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn a_connection_that_nobody_waits_for_any_more_is_given_up() {
+    for_each_user(|world| {
+        // A daemon that accepts nothing, with a queue of two.
+        let path = world.outside.join("full.sock");
+        let listen = "import socket, sys, time\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen(1)\ntime.sleep(60)";
+        let mut daemon = world.plain_command("python3").args(["-c", listen]).arg(&path).spawn().unwrap();
+        eventually("the daemon listens", || path.exists());
+        let config = world.write(
+            "c.toml",
+            format!(
+                "[permissions.p.filesystem]\n':root' = 'read'\n':project_roots' = 'write'\n\
+                 [permissions.p.network]\nunix_sockets = ['{}']\n",
+                path.display()
+            ),
+        );
+        let script = world.write(
+            "fill.py",
+            format!(
+                "{PROLOGUE}import subprocess, time\n\
+                 if len(sys.argv) > 1: reach('{0}'); time.sleep(60)\n\
+                 again = [sys.executable, sys.argv[0], 'one']\n\
+                 clients = [subprocess.Popen(again, stderr=subprocess.DEVNULL) for n in range(80)]\n\
+                 time.sleep(2)\n\
+                 s = socket.socket(socket.AF_UNIX)\n\
+                 refused('one more', lambda: s.connect('{0}'), errno.EAGAIN)\n\
+                 print('all are taken')\n\
+                 for client in clients: client.kill()\n\
+                 for client in clients: client.wait()\n\
+                 time.sleep(1)\n\
+                 refused('another', lambda: s.connect('/nowhere'), errno.EACCES)\n",
+                path.display(),
+            ),
+        );
+        let mut command = world.postern();
+        command.arg("--config").arg(&config).args(["--profile", "p", "--", "-fc"]);
+        let output = finish(command.arg(format!("python3 {}", script.display())));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        assert_eq!(stdout(&output), "all are taken", "{}", text(&output.stderr));
     });
 }

@@ -14,11 +14,11 @@ fn on_a_terminal(world: &World, shell: &str, command: &str) -> Output {
 }
 
 fn verdicts(world: &World, attacks: &[(&str, &str)], verdict: &str, shell: &str) -> String {
-    let attacks = Attacks::new(world, &json!({}), attacks).command();
-    let output = on_a_terminal(world, shell, &attacks);
+    let command = Attacks::new(world, &json!({}), attacks).command();
+    let output = on_a_terminal(world, shell, &command);
     let out = stdout(&output);
     let said = |name: &str| out.contains(&format!("{name}\t{verdict}"));
-    let all = ATTACKS.iter().all(|(name, _)| said(name));
+    let all = attacks.iter().all(|(name, _)| said(name));
     assert!(all, "{shell}: not all {verdict}: {out} {}", text(&output.stderr));
     out
 }

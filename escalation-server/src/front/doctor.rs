@@ -1,8 +1,12 @@
 //! `postern doctor`: whether a session would start here, how strong it would be, and what to do. It
 //! starts one, and tries from inside what must not work.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::ffi::OsStr;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -49,7 +53,8 @@ const MISSING: [(&str, &str); 3] = [
 ];
 
 /// Tries from inside what must not work. Its arguments: a file of the state directory, one to be
-/// created in the home directory, and the number of a process outside.
+/// created in the home directory, the number of a process outside, and of a port where somebody
+/// listens.
 const ATTEMPTS: &str = r#"
 report() { print -r -- "$1 $2 $3" }
 if { : > $2 } 2>/dev/null; then report files no 'a file was created in the home directory'
@@ -62,9 +67,7 @@ if kill -0 $outside 2>/dev/null; then report signals no 'processes outside can b
 else report signals yes 'processes outside cannot be signalled'; fi
 if { : < /proc/$outside/environ } 2>/dev/null; then report memory no 'the environment of processes outside can be read'
 else report memory yes 'the environment of processes outside cannot be read'; fi
-zmodload zsh/net/tcp && said=$( { ztcp 127.0.0.1 1 } 2>&1 )
-if [[ $said == *'connection refused'* ]]; then report network on 'connections can be made'
-else report network off 'nothing can be connected to'; fi
+zmodload zsh/net/tcp && { ztcp 127.0.0.1 $4 2>/dev/null; report network tried '' }
 lines=(${(f)"$(</proc/self/status)"})
 if [[ -n ${(M)lines:#NoNewPrivs:*1} && -n ${(M)lines:#CapEff:*0000000000000000} && -n ${(M)lines:#Seccomp:*2} ]]
 then report privileges yes 'no capability, none to be had, system calls filtered'
@@ -72,10 +75,9 @@ else report privileges no 'privileges are left'; fi
 "#;
 
 /// Looks, starts a sandbox for real, and reports: the text, and whether a session would start.
-pub(crate) fn doctor(as_json: bool, config: Option<PathBuf>) -> (String, bool) {
+pub(crate) fn doctor(as_json: bool, options: &Options) -> (String, bool) {
     let mut checks = machine(&Abilities::probe(Vec::new()));
     let (mut missing, mut notes) = (Vec::new(), Vec::new());
-    let options = Options { config: config.clone(), ..Options::default() };
     match Directories::find() {
         Err(what) => checks.push(Check::new("directories", false, what, "set HOME")),
         Ok(directories) => {
@@ -86,7 +88,7 @@ pub(crate) fn doctor(as_json: bool, config: Option<PathBuf>) -> (String, bool) {
                 zsh.display().to_string(),
                 "run `make`, or reinstall",
             ));
-            match prepare(&options) {
+            match prepare(options) {
                 Err(error) => checks.push(Check::new("session", false, error.to_string(), "")),
                 Ok(prepared) => {
                     let strength =
@@ -95,15 +97,13 @@ pub(crate) fn doctor(as_json: bool, config: Option<PathBuf>) -> (String, bool) {
                     notes.clone_from(&prepared.notes);
                     let described = format!("{}: {strength}", prepared.turn.name);
                     let (restricted, network) = (!prepared.turn.unrestricted, prepared.turn.network);
+                    let refusals = prepared.refusals();
                     prepared.discard();
-                    checks.extend(session(
-                        &directories,
-                        config.as_deref(),
-                        &described,
-                        restricted,
-                        network,
-                        &missing,
-                    ));
+                    let expected = Expected { restricted, network, missing: &missing };
+                    checks.extend(session(&directories, options, &described, &expected));
+                    checks.extend(refusals.into_iter().map(|(name, why)| {
+                        Check::new("rules", false, format!("no command can run under {name}: {why}"), "")
+                    }));
                 }
             }
         }
@@ -147,34 +147,48 @@ fn machine(abilities: &Abilities) -> Vec<Check> {
     ]
 }
 
+/// What a session is meant to hold.
+struct Expected<'a> {
+    restricted: bool,
+    network: bool,
+    missing: &'a [&'static str],
+}
+
 /// A session that tries what must not work.
 fn session(
     directories: &Directories,
-    config: Option<&Path>,
+    options: &Options,
     described: &str,
-    restricted: bool,
-    network: bool,
-    missing: &[&str],
+    expected: &Expected<'_>,
 ) -> Vec<Check> {
     let own = std::process::id();
-    let (canary, intruder) = (
-        directories.state.join(format!("doctor-{own}")),
-        directories.home.join(format!(".postern-doctor-{own}")),
-    );
-    let written = std::fs::write(&canary, "x");
-    let mut command = Command::new(std::env::current_exe().unwrap_or_default());
-    command.args(config.into_iter().flat_map(|path| [Path::new("--config"), path]));
-    command.args(["--", "-fc", if restricted { ATTEMPTS } else { "/bin/true" }, "zsh"]);
-    command.arg(&canary).arg(&intruder).arg(own.to_string()).stdin(Stdio::null());
-    let output = command.output();
+    let canary = directories.state.join(format!("doctor-{own}"));
+    let intruder = directories.home.join(format!(".postern-doctor-{own}"));
+    let tried = (|| {
+        std::fs::write(&canary, "x")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        let pairs = [
+            ("--config", options.config.as_deref().map(Path::as_os_str)),
+            ("--profile", options.profile.as_deref().map(OsStr::new)),
+            ("--sandbox", options.sandbox.as_deref().map(OsStr::new)),
+        ];
+        for (name, value) in pairs {
+            command.args(value.into_iter().flat_map(|value| [OsStr::new(name), value]));
+        }
+        let script = if expected.restricted { ATTEMPTS } else { "/bin/true" };
+        command.args(["--", "-fc", script, "zsh"]).arg(&canary).arg(&intruder);
+        command.args([own.to_string(), listener.local_addr()?.port().to_string()]);
+        let output = output_of(command.stdin(Stdio::null()))?;
+        io::Result::Ok((output, listener.accept().is_ok()))
+    })();
     for path in [&canary, &intruder] {
         let _absent = std::fs::remove_file(path);
     }
-    let output = match (written, output) {
-        (Ok(()), Ok(output)) => output,
-        (Err(error), _) | (_, Err(error)) => {
-            return vec![Check::new("session", false, error.to_string(), "")];
-        }
+    let (output, came) = match tried {
+        Ok(tried) => tried,
+        Err(error) => return vec![Check::new("session", false, error.to_string(), "")],
     };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -184,18 +198,37 @@ fn session(
         Check::new("session", false, complaint, "")
     }];
     const TRIED: [&str; 6] = ["files", "state", "signals", "memory", "network", "privileges"];
-    for name in TRIED.into_iter().filter(|_| restricted) {
+    for name in TRIED.into_iter().filter(|_| expected.restricted) {
         let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let (verdict, found) = line.and_then(|line| line.split_once(' ')).unwrap_or(("no", "was not tried"));
-        let expected = match name {
-            "network" => verdict == if network { "on" } else { "off" },
+        let network = if came { "connections can be made" } else { "nothing can be connected to" };
+        let allowed = |weakness: &str| expected.missing.contains(&weakness);
+        let (held, found) = match name {
+            "network" if verdict == "tried" => (came == expected.network, network),
             // The operator has allowed that.
-            "state" => verdict == "yes" || missing.contains(&"hide_state"),
-            _ => verdict == "yes",
+            "state" => (verdict == "yes" || allowed("hide_state"), found),
+            "signals" => (verdict == "yes" || allowed("signals"), found),
+            _ => (verdict == "yes", found),
         };
-        checks.push(Check::new(name, expected, found, "do not rely on the sandbox here, and report this"));
+        checks.push(Check::new(name, held, found, "do not rely on the sandbox here, and report this"));
     }
     checks
+}
+
+/// Runs to the end, at most half a minute.
+fn output_of(command: &mut Command) -> io::Result<Output> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let began = Instant::now();
+    while child.try_wait()?.is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the session did not end in time"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output()
 }
 
 fn meaning(name: &str) -> &'static str {
@@ -205,7 +238,9 @@ fn meaning(name: &str) -> &'static str {
 fn in_json(checks: &[Check], missing: &[&str], notes: &[String], ok: bool) -> String {
     let list: Vec<_> = checks
         .iter()
-        .map(|Check { name, ok, found, remedy, .. }| json!({ "name": name, "ok": ok, "found": found, "remedy": remedy }))
+        .map(|Check { name, ok, found, remedy, optional }| {
+            json!({ "name": name, "ok": ok, "optional": optional, "found": found, "remedy": remedy })
+        })
         .collect();
     format!("{}\n", json!({ "ok": ok, "checks": list, "missing": missing, "notes": notes }))
 }

@@ -43,8 +43,18 @@ pub(crate) fn everything() -> Profile {
 
 /// Names of a git directory by which git runs other programs or takes other directories for its own.
 /// Without a `HEAD` it would take the directory above for a repository.
-pub(crate) const CLOSED: [&str; 8] =
-    ["HEAD", "hooks", "config", "config.worktree", "commondir", "info", "modules", "worktrees"];
+pub(crate) const CLOSED: [&str; 10] = [
+    "HEAD",
+    "hooks",
+    "config",
+    "config.worktree",
+    "commondir",
+    "info",
+    "modules",
+    "worktrees",
+    "remotes",
+    "branches",
+];
 
 /// Names without which it is no git directory: written, and there to stay.
 pub(crate) const PINNED: [&str; 2] = ["objects", "refs"];
@@ -59,7 +69,7 @@ pub(crate) fn git(turn: &Profile) -> Profile {
         entries.extend(CLOSED.iter().map(|name| entry(at(name), Access::Read)));
         entries.extend(PINNED.iter().map(|name| entry(at(name), Access::Write)));
     }
-    Profile { name: "git".to_owned(), filesystem, ..turn.clone() }
+    Profile { name: "git".to_owned(), filesystem, keeps_modes: true, ..turn.clone() }
 }
 
 /// The turn, with the network.

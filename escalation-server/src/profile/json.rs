@@ -121,7 +121,7 @@ pub(crate) fn from_json(name: &str, text: &str, base: Base<'_>) -> Result<Profil
         if path.as_os_str().is_empty() {
             return Err(error(at, "expected a path"));
         }
-        result.push(Entry { place: Place::Path(absolute(&path, base)), access });
+        result.push(Entry { place: place(&path, base), access });
     }
     for (at, WrittenEntry { path, access }) in entries.into_iter().flatten().enumerate() {
         let at = format!("fileSystem.entries[{at}]");
@@ -129,7 +129,7 @@ pub(crate) fn from_json(name: &str, text: &str, base: Base<'_>) -> Result<Profil
             WrittenPath::Path { path } if path.as_os_str().is_empty() => {
                 return Err(error(at, "expected a path"));
             }
-            WrittenPath::Path { path } => Place::Path(absolute(&path, base)),
+            WrittenPath::Path { path } => place(&path, base),
             WrittenPath::GlobPattern { .. } if access != Access::None => {
                 return Err(error(at, "patterns can only take access: expected \"none\""));
             }
@@ -145,13 +145,26 @@ pub(crate) fn from_json(name: &str, text: &str, base: Base<'_>) -> Result<Profil
         result.push(Entry { place, access });
     }
     let Network { enabled, unix_sockets } = network.unwrap_or_default();
+    for (at, path) in unix_sockets.iter().enumerate() {
+        if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().starts_with(b"$") {
+            let at = format!("network.unixSockets[{at}]");
+            return Err(error(at, "expected a path; variables are for config.toml"));
+        }
+    }
     Ok(Profile {
-        name: name.to_owned(),
         filesystem: Some(result),
         glob_depth: glob_scan_max_depth,
         network: enabled.unwrap_or(false),
         unix_sockets: unix_sockets.iter().map(|path| absolute(path, base)).collect(),
+        ..Profile::named(name)
     })
+}
+
+fn place(path: &Path, base: Base<'_>) -> Place {
+    match absolute(path, base) {
+        path if path == Path::new("/") => Place::Root,
+        path => Place::Path(path),
+    }
 }
 
 fn absolute(path: &Path, base: Base<'_>) -> PathBuf {

@@ -56,6 +56,7 @@ impl Profile {
             glob_depth: depth(&sides),
             filesystem: Some(kept),
             network: requested.network && granted.network,
+            keeps_modes: requested.keeps_modes || granted.keeps_modes,
             unix_sockets: {
                 let asked_for = |path: &&PathBuf| requested.unix_sockets.contains(path);
                 granted.unix_sockets.iter().filter(asked_for).cloned().collect()

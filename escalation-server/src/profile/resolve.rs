@@ -56,6 +56,8 @@ pub(crate) struct Profile {
     pub(crate) network: bool,
     /// Sockets of daemons that it may connect to, by absolute path.
     pub(crate) unix_sockets: Vec<PathBuf>,
+    /// Whether modes of files stay as they are, and no symbolic link is made.
+    pub(crate) keeps_modes: bool,
 }
 
 /// What special places stand for in a session.
@@ -108,6 +110,7 @@ pub(crate) struct Resolved {
     pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
     pub(crate) unix_sockets: Vec<PathBuf>,
+    pub(crate) keeps_modes: bool,
 }
 
 /// Directories that a program needs to run, each only where it exists.
@@ -123,6 +126,7 @@ impl Profile {
             glob_depth: None,
             network: false,
             unix_sockets: Vec::new(),
+            keeps_modes: false,
         }
     }
 
@@ -177,6 +181,7 @@ impl Profile {
             glob_depth: self.glob_depth,
             network: self.network,
             unix_sockets: self.unix_sockets.clone(),
+            keeps_modes: self.keeps_modes,
         }
     }
 }
@@ -250,7 +255,8 @@ impl Resolved {
             return true;
         }
         let network = (other.network || !self.network)
-            && self.unix_sockets.iter().all(|path| other.unix_sockets.contains(path));
+            && self.unix_sockets.iter().all(|path| other.unix_sockets.contains(path))
+            && (self.keeps_modes || !other.keeps_modes);
         let points = self.entries.iter().chain(&other.entries);
         network
             && !self.unrestricted

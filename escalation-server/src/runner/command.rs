@@ -15,6 +15,8 @@ use crate::sys::process::{self, Limits};
 pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut Channel) -> Stop {
     let ordered = (|| {
         let listener = place.confine()?;
+        // What can be done before is not waited for.
+        process::default_signals();
         // What this process remembers is none of its neighbours' business. An exec ends that.
         process::hide_memory().map_err(failed("hide this process's memory"))?;
         readable(report, None).map_err(failed("wait for the order"))?;
@@ -201,6 +203,9 @@ fn inherit(order: &Become, session: &Limits) -> Step<()> {
                 }
                 _ => {}
             }
+        }
+        if (limit.rlim_cur, limit.rlim_max) == (session.rlim_cur, session.rlim_max) {
+            continue;
         }
         process::set_limit(resource, limit).map_err(failed("set limits"))?;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use super::channel::Channel;
 use super::message::Become;
@@ -18,6 +19,8 @@ pub(super) struct Lifeline {
     pub(super) control: Option<Channel>,
     pub(super) finished: bool,
     pub(super) placeholders: Vec<Placeholder>,
+    /// What is covered in it.
+    pub(super) covers: Vec<PathBuf>,
     /// Of its mounts, which somebody outside can take away.
     pub(super) changes: Option<Changes>,
 }
@@ -113,8 +116,11 @@ impl Commands {
         command.init = init;
         self.by_pid.insert(pid, id);
         if let Some(init) = init {
-            let lifeline = std::mem::take(&mut command.lifeline);
-            self.lifelines.insert(init, Lifeline { changes: Changes::of(init).ok(), ..lifeline });
+            let mut lifeline = std::mem::take(&mut command.lifeline);
+            let placed = lifeline.placeholders.iter().map(|placeholder| placeholder.path().to_path_buf());
+            let covers = std::mem::take(&mut lifeline.covers).into_iter().chain(placed).collect();
+            lifeline.changes = Changes::of(init, covers).ok();
+            self.lifelines.insert(init, lifeline);
             if id == SHELL {
                 self.turn_init = Some(init);
             }
@@ -172,9 +178,10 @@ impl Commands {
 
     /// First processes of sandboxes that are needed still and in whose mounts something has changed.
     pub(super) fn changed_sandboxes(&self) -> Vec<(i32, &Channel)> {
-        let changed = self.lifelines.iter().filter(|(_, lifeline)| {
-            !lifeline.finished && lifeline.changes.as_ref().is_some_and(Changes::any)
-        });
+        let changed = self
+            .lifelines
+            .iter()
+            .filter(|(_, lifeline)| !lifeline.finished && lifeline.changes.as_ref().is_none_or(Changes::any));
         changed.filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?))).collect()
     }
 

@@ -86,31 +86,36 @@ impl Spawner {
     }
 
     /// Waits until what a command has uncovered is covered again, before anybody learns that it has
-    /// ended.
-    fn settle(&self) {
-        const PATIENCE: Duration = Duration::from_millis(100);
-        for (_, control) in self.commands.changed_sandboxes() {
+    /// ended. A sandbox whose first process does not answer ends: nobody would know what is open in it.
+    fn recover(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        for (init, control) in self.commands.changed_sandboxes() {
+            self.recoveries.set(self.recoveries.get().wrapping_add(1));
+            let number = self.recoveries.get();
             let deadline = Instant::now() + PATIENCE;
-            if control.send(&ToInit::Settle, &[]).is_err() {
-                continue;
-            }
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match readable(control, Some(left)) {
-                    Ok(true) => {}
-                    Ok(false) | Err(_) => break,
-                }
-                match control.receive::<FromInit>() {
-                    Ok(Some((FromInit::Settled, _))) | Ok(None) | Err(_) => break,
-                    Ok(Some((news, _))) => self.pass_on(news),
-                }
+            let asked = control.send(&ToInit::Recover(number), &[]).is_ok();
+            let answered = asked
+                && loop {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if !readable(control, Some(left)).unwrap_or(false) {
+                        break false;
+                    }
+                    match control.receive::<FromInit>() {
+                        Ok(Some((FromInit::Recovered(of), _))) if of == number => break true,
+                        Ok(Some((news, _))) => self.pass_on(news),
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Ok(None) | Err(_) => break false,
+                    }
+                };
+            if !answered {
+                send(init, libc::SIGKILL);
             }
         }
     }
 
     fn ended(&mut self, id: u64, status: i32, usage: Usage) {
         let Some(command) = self.commands.forget(id) else { return };
-        self.settle();
+        self.recover();
         if id == SHELL {
             self.shell_ended = true;
             self.await_sandboxes();

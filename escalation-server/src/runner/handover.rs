@@ -59,7 +59,9 @@ pub(super) fn kind_of(fd: &impl AsFd) -> &'static str {
 pub(super) fn leads_elsewhere(fd: &impl AsFd) -> Option<&'static str> {
     match kind_of(fd) {
         "directory" | "path" => Some("a directory would lead past the sandbox's mounts"),
-        "socket" if !socket::is_settled(fd) => Some("a socket that is not connected could be sent anywhere"),
+        "socket" if !socket::is_connected_stream(fd) => {
+            Some("a socket that is not connected could be sent anywhere")
+        }
         _ => None,
     }
 }

@@ -45,12 +45,18 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     };
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
+    process::default_signals();
     process::set_signals(0, 0);
     while let Some(order) = next_order(control, watch.as_mut()) {
-        let ToInit::Cover(paths) = order else {
-            keep_covered(control, watch.as_mut(), &[], 0);
-            let _told = control.send(&FromInit::Settled, &[]);
-            continue;
+        let paths = match order {
+            ToInit::Cover(paths) => paths,
+            ToInit::Recover(number) => {
+                if let Some(watch) = &mut watch {
+                    recover(control, watch);
+                }
+                let _told = control.send(&FromInit::Recovered(number), &[]);
+                continue;
+            }
         };
         // Who waits for it does not start if this says it failed, or does not say anything.
         let covered = match &mut watch {
@@ -108,11 +114,20 @@ fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<ToInit
 /// milliseconds; covers again what is not covered any more, and says so.
 fn keep_covered(control: &Channel, watch: Option<&mut Watch>, others: &[BorrowedFd<'_>], patience: u16) {
     let mut polls: Vec<_> = others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    polls.extend(watch.as_deref().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLPRI)));
+    if let Some((mounts, moves)) = watch.as_deref().map(Watch::fds) {
+        polls.push(PollFd::new(mounts, PollFlags::POLLPRI));
+        polls.extend(moves.map(|moves| PollFd::new(moves, PollFlags::POLLIN)));
+    }
     let waits = watch.as_deref().is_some_and(Watch::waits);
     let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { patience }));
-    let changed = polls.get(others.len()).and_then(PollFd::any).unwrap_or(false);
-    let Some(watch) = watch.filter(|_| changed || waits) else { return };
+    let changed = polls.iter().skip(others.len()).any(|polled| polled.any().unwrap_or(false));
+    if let Some(watch) = watch.filter(|_| changed || waits) {
+        recover(control, watch);
+    }
+}
+
+/// Covers what is not covered any more, and says so.
+fn recover(control: &Channel, watch: &mut Watch) {
     for change in watch.restore() {
         let bytes = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
         let news = match change {

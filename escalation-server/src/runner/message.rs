@@ -84,8 +84,8 @@ pub(super) enum FromInit {
     Covered { path: Bytes, gap_us: u64 },
     /// And what is there now cannot be covered.
     Uncovered { path: Bytes, what: String },
-    /// Whatever was there to be covered is covered.
-    Settled,
+    /// The answer to [`ToInit::Recover`] with this number: whatever was there to be covered is.
+    Recovered(u32),
 }
 
 /// From the spawner to the first process of a sandbox.
@@ -93,8 +93,8 @@ pub(super) enum FromInit {
 pub(super) enum ToInit {
     /// Make these read-only in it.
     Cover(Vec<Bytes>),
-    /// Say when all that can be covered is.
-    Settle,
+    /// Cover what is not covered any more, and answer with this number.
+    Recover(u32),
 }
 
 /// From the server to the spawner.

@@ -69,6 +69,7 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
             .collect();
         process::close_others(&keep).map_err(failed("close descriptors"))?;
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
+        process::default_signals();
         process::set_signals(shell.ignored, shell.blocked);
         Ok((program, Ready::serving(listener, process::standard(shell.gate.0))?))
     })();

@@ -1,6 +1,7 @@
 //! The spawner: one thread, in the shell's session, the only process that forks. It starts the
 //! shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -63,6 +64,8 @@ pub(super) struct Spawner {
     pub(super) commands: Commands,
     pub(super) shell_ended: bool,
     pub(super) ending: Option<Instant>,
+    /// Numbers each time that a sandbox was asked to cover what is not covered any more.
+    pub(super) recoveries: Cell<u32>,
 }
 
 /// The spawner's life: starts the shell and serves until no process of the session is left.
@@ -93,8 +96,16 @@ impl Spawner {
             }
         };
         let commands = Commands::default();
-        let mut spawner =
-            Self { server, front, witness, standbys, commands, shell_ended: false, ending: None };
+        let mut spawner = Self {
+            server,
+            front,
+            witness,
+            standbys,
+            commands,
+            shell_ended: false,
+            ending: None,
+            recoveries: Cell::new(0),
+        };
         if let Err(what) = spawner.start_shell(shell) {
             spawner.tell_front(&FrontReport::Failed { what });
             return None;
@@ -310,7 +321,7 @@ impl Spawner {
         match news {
             FromInit::Covered { path, gap_us } => self.tell_server(&Report::Covered { path, gap_us }),
             FromInit::Uncovered { path, what } => self.tell_server(&Report::Uncovered { path, what }),
-            FromInit::Lingers | FromInit::Settled | FromInit::Empty => {}
+            FromInit::Lingers | FromInit::Recovered(_) | FromInit::Empty => {}
         }
     }
 
@@ -365,7 +376,14 @@ impl Spawner {
                 Report::Failed { what, .. } => what.clone(),
                 Report::Refused { errno, .. } => {
                     let error = io::Error::from_raw_os_error(*errno);
-                    format!("execute the patched zsh: {error}; run `make`, or reinstall")
+                    let remedy = match *errno {
+                        libc::EACCES => {
+                            "the profile has to let it, its libraries and what leads there be read: give `:root` or \
+                             `:minimal` and the installation, and look for misspelt names in `postern sandbox explain`"
+                        }
+                        _ => "run `make`, or reinstall",
+                    };
+                    format!("execute the patched zsh: {error}; {remedy}")
                 }
                 _ => String::new(),
             };
@@ -441,7 +459,9 @@ impl Spawner {
             enter(theirs, sandbox, |report, place| become_shell(&shell, place, report));
         }
         let made = matches!(sandbox, Sandbox::Make { .. });
-        let lifeline = Lifeline { control: made.then_some(control), placeholders, ..Lifeline::default() };
+        let covers = turn.as_ref().map(|(plan, _)| plan.covers()).unwrap_or_default();
+        let control = made.then_some(control);
+        let lifeline = Lifeline { control, placeholders, covers, ..Lifeline::default() };
         let command = Command { report: Some(report), lifeline, in_turn: true, ..Command::default() };
         self.commands.add(SHELL, command);
         Ok(())
@@ -467,7 +487,12 @@ impl Spawner {
         };
         let command = Command {
             report: Some(standby.report),
-            lifeline: Lifeline { control: standby.control, placeholders, ..Lifeline::default() },
+            lifeline: Lifeline {
+                control: standby.control,
+                placeholders,
+                covers: standby.covers,
+                ..Lifeline::default()
+            },
             offers: standby.offers,
             order: Some((Box::new(order), fds)),
             in_turn,

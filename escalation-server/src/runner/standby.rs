@@ -29,6 +29,8 @@ pub(super) struct Standby {
     pub(super) control: Option<Channel>,
     /// See [`Plan::absent`].
     pub(super) absent: Vec<PathBuf>,
+    /// See [`Plan::covers`].
+    pub(super) covers: Vec<PathBuf>,
     /// Whether its sandbox has a user namespace, if others may share what can be shared.
     pub(super) offers: Option<bool>,
     /// What its sandbox was built by.
@@ -217,9 +219,10 @@ impl Standbys {
             Sandbox::Make { plan, .. } => (true, plan.shareable().then_some(plan.user_namespace())),
             _ => (false, None),
         };
-        let (absent, facts) =
-            design.map(|design| (design.plan.absent, Some(design.facts))).unwrap_or_default();
-        Ok(Standby { report, control: own.then_some(control), absent, offers, facts })
+        let (covers, absent, facts) = design
+            .map(|design| (design.plan.covers(), design.plan.absent, Some(design.facts)))
+            .unwrap_or_default();
+        Ok(Standby { report, control: own.then_some(control), absent, covers, offers, facts })
     }
 }
 

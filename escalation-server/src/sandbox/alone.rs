@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Own, Refusal};
 use crate::profile::{Access, Resolved};
+use crate::sys::landlock::SCOPES;
 
 /// Something that is not held, by the name under which an operator can allow that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +16,16 @@ pub(crate) struct Weakness {
 }
 
 /// Names of all that can be allowed not to be held, with what it means.
-pub(crate) const WEAKNESSES: [(&str, &str); 6] = [
-    ("processes", "the command lines of this user's other processes can be read, their SysV IPC used"),
+pub(crate) const WEAKNESSES: [(&str, &str); 7] = [
+    (
+        "processes",
+        "of this user's other processes command lines can be read, priorities changed, SysV IPC and message queues used; \
+         what leaves its parents may outlive a killed session",
+    ),
+    (
+        "signals",
+        "this user's other processes can be stopped and killed, Postern's among them (before Linux 6.12)",
+    ),
     ("metadata", "modes, owners, times and attributes of this user's files can be changed everywhere"),
     ("protect_git", "protected names can be written and created"),
     ("read_only_below", "what is read-only below something writable can be written"),
@@ -31,8 +40,11 @@ fn weakness(name: &'static str, at: Option<&Path>) -> Weakness {
 }
 
 /// What of a profile Landlock alone does not hold.
-pub(super) fn weaknesses(profile: &Resolved, own: &Own) -> Vec<Weakness> {
+pub(super) fn weaknesses(profile: &Resolved, own: &Own, landlock_abi: u32) -> Vec<Weakness> {
     let mut found = vec![weakness("processes", None), weakness("metadata", None)];
+    if landlock_abi < SCOPES {
+        found.push(weakness("signals", None));
+    }
     let writable =
         |path: &Path| path.parent().is_some_and(|parent| profile.access(parent) == Some(Access::Write));
     let mut roots = profile.writable_roots().filter(|root| !own.temporary.iter().any(|other| other == root));

@@ -273,9 +273,9 @@ fn processes() -> Result<(), StepError> {
 }
 
 /// Gives up every privilege, and that an exec gives any.
-pub(super) fn renounce() -> io::Result<()> {
-    process::no_new_privileges()?;
-    process::drop_capabilities()
+pub(super) fn renounce() -> Result<(), StepError> {
+    process::no_new_privileges().named("set no_new_privs")?;
+    process::drop_capabilities().named("drop capabilities")
 }
 
 /// Third, in the command's own process: everything that cannot be undone, from the outside in. What
@@ -294,7 +294,7 @@ pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<O
         let access = if directory { *access } else { access & landlock::fs::OF_FILES };
         landlock::allow(&ruleset, &at, access).named(what())?;
     }
-    renounce().named("drop privileges")?;
+    renounce()?;
     landlock::restrict(&ruleset).named("restrict by Landlock")?;
     for program in &confinement.programs.filters {
         process::seccomp(program).named("install the seccomp filter")?;

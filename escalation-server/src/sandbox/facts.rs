@@ -28,14 +28,16 @@ pub(crate) enum Refusal {
         "namespaces are not to be had here: {hint}. Without them Landlock alone enforces the profile {profile}, and does \
          not hold\n{}\nIf that is acceptable, allow it by name in config.toml: allow_weaker = [{}]",
         .missing.iter().map(|weak| format!("  {}: {}", weak.name, weak.what)).collect::<Vec<_>>().join("\n"),
-        .missing.iter().map(|weak| format!("\"{}\"", weak.name)).collect::<Vec<_>>().join(", ")
+        .allowed.iter().map(String::as_str).chain(.missing.iter().map(|weak| weak.name))
+            .map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
     )]
-    Weaker { profile: String, hint: &'static str, missing: Vec<Weakness> },
+    Weaker { profile: String, hint: &'static str, missing: Vec<Weakness>, allowed: Vec<String> },
     #[error(
-        "the profile {0} names sockets, and inside another sandbox whose system calls somebody answers the server \
-         cannot answer them: start outside, or remove network.unix_sockets"
+        "the profile {0} names sockets, and here the server cannot connect for others: inside a sandbox whose system \
+         calls somebody else answers, or without namespaces where kernel.yama.ptrace_scope is not 0; start outside, or \
+         remove network.unix_sockets"
     )]
-    NoListener(String),
+    NoConnects(String),
     #[error(
         "{0} has too much beside what is denied in it for Landlock alone: deny something higher up, or deny less"
     )]
@@ -101,19 +103,18 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 impl Facts {
     /// # Errors
-    /// An entry whose path leads through a symbolic link that was not there when it was resolved, a
-    /// protected name that is a link, something that is to be protected and does not exist, or
-    /// something that cannot be looked at.
+    /// Any [`Refusal`] but those of a kernel that suffices for no sandbox.
     pub(crate) fn gather(profile: &Resolved, own: &Own, abilities: &Abilities) -> Result<Self, Refusal> {
         if let Namespaces::None(hint) = abilities.namespaces {
-            let mut missing = weaknesses(profile, own);
+            let mut missing = weaknesses(profile, own, abilities.landlock_abi);
             missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
             if !missing.is_empty() {
-                return Err(Refusal::Weaker { profile: profile.name.clone(), hint, missing });
+                let (profile, allowed) = (profile.name.clone(), abilities.allowed.clone());
+                return Err(Refusal::Weaker { profile, hint, missing, allowed });
             }
         }
-        if !profile.unix_sockets.is_empty() && !abilities.listener {
-            return Err(Refusal::NoListener(profile.name.clone()));
+        if !profile.unix_sockets.is_empty() && !abilities.connects {
+            return Err(Refusal::NoConnects(profile.name.clone()));
         }
         let replaced = |path: &Path| path.ancestors().find(|part| part.is_symlink()).map(Path::to_path_buf);
         if let Some(path) = profile.entries.iter().find_map(|(path, _)| replaced(path)) {

@@ -7,7 +7,7 @@ use super::facts::{Facts, Own};
 use super::probe::{Abilities, Namespaces};
 use super::seccomp::{Calls, Connecting};
 use crate::profile::{Access, Resolved};
-use crate::sys::landlock::fs;
+use crate::sys::landlock::{SCOPES, fs};
 
 /// One change to what a process sees of the filesystem, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) struct Plan {
     pub(super) landlock: Vec<(PathBuf, u64)>,
     /// Protected paths that do not exist: to be put there by whoever applies this, and covered.
     pub(crate) absent: Vec<PathBuf>,
-    /// What sockets it has.
+    /// What its filters depend on.
     pub(super) calls: Calls,
     /// What this sandbox does not hold, by name.
     pub(crate) missing: Vec<&'static str>,
@@ -60,6 +60,15 @@ impl Plan {
     /// Whether there are no namespaces, and Landlock and seccomp hold what they can.
     pub(crate) fn is_alone(&self) -> bool {
         matches!(self.namespaces, Namespaces::None(_))
+    }
+
+    /// Paths that are covered, which somebody outside can uncover.
+    pub(crate) fn covers(&self) -> Vec<PathBuf> {
+        let covered = |mount: &Mount| match mount {
+            Mount::ReadOnly(path) | Mount::Mask(path, _) => Some(path.clone()),
+            _ => None,
+        };
+        self.mounts.iter().filter_map(covered).collect()
     }
 
     /// Every step, for people: headings with lines below.
@@ -111,7 +120,7 @@ impl Plan {
     /// Whether another sandbox may have the same user and network namespace: that one is empty, and
     /// Landlock keeps apart what it would hold.
     pub(crate) fn shareable(&self) -> bool {
-        !self.network() && self.landlock_abi >= ABSTRACT_SCOPE
+        !self.network() && self.landlock_abi >= SCOPES
     }
 
     /// How it is enforced, in a word for people and records.
@@ -140,13 +149,13 @@ impl Abilities {
     pub(crate) fn missing(&self, profile: &Resolved, own: &Own) -> Vec<&'static str> {
         let mut missing = Vec::new();
         if matches!(self.namespaces, Namespaces::None(_)) {
-            let found = weaknesses(profile, own);
+            let found = weaknesses(profile, own, self.landlock_abi);
             missing.extend(found.iter().map(|weak| weak.name));
         }
         if !self.listener {
             missing.push("socket_gate");
         }
-        if self.landlock_abi < ABSTRACT_SCOPE {
+        if self.landlock_abi < SCOPES {
             missing.push("signal_and_abstract_socket_scope");
         }
         if self.landlock_abi < 5 {
@@ -155,9 +164,6 @@ impl Abilities {
         missing
     }
 }
-
-/// The first Landlock ABI that scopes abstract sockets.
-const ABSTRACT_SCOPE: u32 = 6;
 
 // Neither device nodes nor ioctls on devices are anybody's to make or use in a writable directory.
 const MAKE_CHAR: u64 = 1 << 6;
@@ -286,9 +292,7 @@ fn calls(profile: &Resolved, serves: bool, served: bool) -> Calls {
         (true, false, false) => Connecting::Allowed,
         (false, false, _) => Connecting::Refused,
     };
-    let modes =
-        !profile.entries.iter().any(|(path, access)| *access == Access::Write && path.ends_with(".git"));
-    Calls { network, unix, connecting, served, modes }
+    Calls { network, unix, connecting, served, modes: !profile.keeps_modes }
 }
 
 /// What a profile gives below something that it denies.
@@ -332,7 +336,14 @@ mod tests {
     use super::*;
 
     fn abilities(namespaces: Namespaces) -> Abilities {
-        Abilities { landlock_abi: 7, peers: true, namespaces, listener: true, allowed: Vec::new() }
+        Abilities {
+            landlock_abi: 7,
+            peers: true,
+            namespaces,
+            listener: true,
+            connects: true,
+            allowed: Vec::new(),
+        }
     }
 
     fn planned(entries: &[(&str, Access)], protected: &[&str]) -> Plan {

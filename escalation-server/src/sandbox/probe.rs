@@ -31,13 +31,15 @@ pub(crate) struct Abilities {
     pub(crate) namespaces: Namespaces,
     /// Whether calls can be answered by the server.
     pub(crate) listener: bool,
+    /// Whether connect(2) can, which needs a look into the caller.
+    pub(crate) connects: bool,
     /// What the operator allows not to be held.
     pub(crate) allowed: Vec<String>,
 }
 
 impl Abilities {
     pub(crate) fn probe(allowed: Vec<String>) -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = process::status("self").unwrap_or_default();
         let field =
             |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
         let filtered = field("Seccomp:") != "0";
@@ -47,13 +49,13 @@ impl Abilities {
         let armoured = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
         let certain = first && !filtered && !armoured;
         let peers = socket::pair().and_then(|(one, _other)| socket::peer_pidfd(&one)).is_ok();
-        Self {
-            landlock_abi: landlock::abi(),
-            peers,
-            namespaces: namespaces(capable, filtered, armoured, certain),
-            listener: !filtered || tried(can_listen),
-            allowed,
-        }
+        let namespaces = namespaces(capable, filtered, armoured, certain);
+        let listener = !filtered || tried(can_listen);
+        // Over what is in a user namespace of its own the server has every capability.
+        let kept_out = setting("/proc/sys/kernel/yama/ptrace_scope").is_some_and(|scope| scope > 0)
+            && matches!(namespaces, Namespaces::None(_));
+        let connects = listener && !kept_out;
+        Self { landlock_abi: landlock::abi(), peers, namespaces, listener, connects, allowed }
     }
 
     /// # Errors
@@ -89,8 +91,8 @@ fn namespaces(capable: bool, filtered: bool, armoured: bool, certain: bool) -> N
     } else if privileged {
         "set the sysctl kernel.unprivileged_userns_clone to 1"
     } else if armoured {
-        "AppArmor refuses them to programs without a profile: load the one that `make install` puts into \
-         /etc/apparmor.d (apparmor_parser -r /etc/apparmor.d/postern), or set the sysctl \
+        "AppArmor refuses them to programs without a profile: copy share/postern/apparmor.profile of the installation to \
+         /etc/apparmor.d/postern and load it (apparmor_parser -r /etc/apparmor.d/postern), or set the sysctl \
          kernel.apparmor_restrict_unprivileged_userns to 0"
     } else if filtered {
         "a seccomp filter around this process refuses them, or mounts in them, as containers and other sandboxes do: \
@@ -122,6 +124,6 @@ fn try_out(user: bool) -> io::Result<()> {
 
 fn can_listen() -> io::Result<()> {
     let programs = Programs::listening().map_err(io::Error::other)?;
-    renounce()?;
+    renounce().map_err(|failed| failed.error)?;
     process::seccomp_listener(&programs).map(drop)
 }

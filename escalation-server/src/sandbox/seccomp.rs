@@ -48,7 +48,7 @@ pub(crate) struct Calls {
     /// Whether the server answers calls. Not inside another sandbox whose calls somebody answers
     /// already: the kernel gives a process one such.
     pub(crate) served: bool,
-    /// Whether modes of files may be changed.
+    /// Whether modes of files may be changed, and symbolic links made.
     pub(crate) modes: bool,
 }
 
@@ -201,10 +201,13 @@ fn refused(calls: Calls) -> Vec<Entry> {
     table
 }
 
-/// Whoever changes modes in a git directory can make git take another one for it, further up.
+/// Whoever changes modes in a git directory can make git take another one for it, further up; and
+/// what git writes there by name it would write wherever a link leads.
 fn refused_modes() -> Vec<Entry> {
     const WHY: &str = "makes a git directory one that git does not know";
+    const LINKS: &str = "leads what git writes in its directory elsewhere";
     let mut table = vec![
+        refuse!(SYS_symlinkat, LINKS),
         refuse!(SYS_fchmod, WHY),
         refuse!(SYS_fchmodat, WHY),
         refuse!(SYS_fchmodat2, WHY),
@@ -220,7 +223,7 @@ fn refused_modes() -> Vec<Entry> {
         },
     ];
     #[cfg(target_arch = "x86_64")]
-    table.push(refuse!(SYS_chmod, WHY));
+    table.extend([refuse!(SYS_chmod, WHY), refuse!(SYS_symlink, LINKS)]);
     table
 }
 
@@ -462,7 +465,10 @@ mod tests {
             modes: false,
         };
         let network = Calls { network: true, connecting: Connecting::Allowed, ..none };
-        for calls in [none, network] {
+        // What the server would answer is refused here, where nobody listens: only refusals are installed.
+        let served = Calls { served: true, modes: true, ..none };
+        let unix = Calls { unix: true, connecting: Connecting::Served, ..served };
+        for calls in [none, network, served, unix, Calls { network: true, ..unix }] {
             let table = refused(calls);
             let programs = Programs::compile(calls, false).unwrap();
             let made: Vec<_> = table.iter().map(|entry| (entry.call, arguments(&entry.when))).collect();

@@ -1,16 +1,20 @@
 //! Keeps what is covered covered. A mount goes away when somebody outside replaces or removes what
-//! it covers; the kernel says so at `/proc/self/mountinfo` (proc_pid_mountinfo(5)), and the
+//! it covers; the kernel says so at `/proc/self/mountinfo` (proc_pid_mountinfo(5)). It goes along when
+//! somebody moves that, or a directory above it, elsewhere; that shows in inotify(7) alone. The
 //! sandbox's first process, which has the capabilities for it, covers what is there now.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::apply::cover;
 use super::plan::{Mount, Plan};
@@ -19,6 +23,8 @@ use super::plan::{Mount, Plan};
 #[derive(Debug)]
 pub(crate) struct Watch {
     mountinfo: File,
+    /// None where there are too many of its kind: then it is looked now and then.
+    moves: Option<Inotify>,
     covers: BTreeMap<PathBuf, Mount>,
     /// Since when a cover has been gone.
     gone: BTreeMap<PathBuf, Instant>,
@@ -26,26 +32,41 @@ pub(crate) struct Watch {
     open: BTreeSet<PathBuf>,
 }
 
-/// Whether something changes in the mounts of a sandbox, as seen from outside.
+/// Whether something changes in the mounts of a sandbox, or where they should be, as seen from
+/// outside.
 #[derive(Debug)]
-pub(crate) struct Changes(File);
+pub(crate) struct Changes {
+    mountinfo: File,
+    covers: Vec<PathBuf>,
+    /// What lies there: device and inode.
+    found: RefCell<Vec<Option<(u64, u64)>>>,
+}
 
 impl Changes {
-    /// In the sandbox of this first process.
-    pub(crate) fn of(init: i32) -> io::Result<Self> {
-        File::open(format!("/proc/{init}/mountinfo")).map(Self)
+    /// In the sandbox of this first process, in which these paths are covered.
+    pub(crate) fn of(init: i32, covers: Vec<PathBuf>) -> io::Result<Self> {
+        let mountinfo = File::open(format!("/proc/{init}/mountinfo"))?;
+        let found = RefCell::new(identities(&covers));
+        Ok(Self { mountinfo, covers, found })
     }
 
     /// Since this was asked last, or since ever.
     pub(crate) fn any(&self) -> bool {
-        let mut polls = [PollFd::new(self.0.as_fd(), PollFlags::POLLPRI)];
-        poll(&mut polls, PollTimeout::ZERO).is_ok_and(|changed| changed > 0)
+        let mut polls = [PollFd::new(self.mountinfo.as_fd(), PollFlags::POLLPRI)];
+        let mounts = poll(&mut polls, PollTimeout::ZERO).map_or(true, |changed| changed > 0);
+        let now = identities(&self.covers);
+        self.found.replace(now.clone()) != now || mounts
     }
+}
+
+fn identities(paths: &[PathBuf]) -> Vec<Option<(u64, u64)>> {
+    let identity = |path: &PathBuf| path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()));
+    paths.iter().map(identity).collect()
 }
 
 impl AsRawFd for Changes {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.mountinfo.as_raw_fd()
     }
 }
 
@@ -66,6 +87,7 @@ impl Watch {
     pub(crate) fn new(plan: &Plan) -> io::Result<Self> {
         let mut watch = Self {
             mountinfo: File::open("/proc/self/mountinfo")?,
+            moves: Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).ok(),
             covers: BTreeMap::new(),
             gone: BTreeMap::new(),
             open: BTreeSet::new(),
@@ -73,6 +95,7 @@ impl Watch {
         for mount in &plan.mounts {
             if let Mount::ReadOnly(path) | Mount::Mask(path, _) = mount {
                 watch.covers.insert(path.clone(), mount.clone());
+                watch.look_above(path);
             }
         }
         Ok(watch)
@@ -86,19 +109,52 @@ impl Watch {
         let mount = Mount::ReadOnly(path.to_path_buf());
         cover(&mount)?;
         self.covers.insert(path.to_path_buf(), mount);
+        self.look_above(path);
         Ok(())
     }
 
-    /// Whether something is not there to be covered, so that nobody tells when it is.
+    /// Learns of what is moved out of the directories above a path.
+    fn look_above(&mut self, path: &Path) {
+        let Some(moves) = &self.moves else { return };
+        for directory in path.ancestors().skip(1) {
+            match moves.add_watch(directory, AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_ONLYDIR) {
+                // What is not there moves nowhere.
+                Ok(_) | Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
+                Err(_) => {
+                    self.moves = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Told by the kernel: changes of mounts at the first, as an urgent event, moves at the other.
+    pub(crate) fn fds(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.mountinfo.as_fd(), self.moves.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Whether something is not there to be covered, so that nobody tells when it is, or nobody tells
+    /// of moves.
     pub(crate) fn waits(&self) -> bool {
-        !self.gone.is_empty()
+        !self.gone.is_empty() || self.moves.is_none()
     }
 
     /// Covers again what is not covered any more, as far as it is there.
     pub(crate) fn restore(&mut self) -> Vec<Change> {
-        let Ok(mounted) = self.mounted() else { return Vec::new() };
+        while self.moves.as_ref().is_some_and(|moves| moves.read_events().is_ok_and(|some| !some.is_empty()))
+        {
+        }
+        let mounted = match self.mounted() {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                return vec![Change::Open {
+                    path: PathBuf::from("/"),
+                    what: format!("read the mounts: {error}"),
+                }];
+            }
+        };
         let now = Instant::now();
-        let mut changes = Vec::new();
+        let (mut changes, mut restored) = (Vec::new(), Vec::new());
         for (path, mount) in &self.covers {
             if mounted.contains(path) {
                 continue;
@@ -109,6 +165,7 @@ impl Watch {
                     self.gone.remove(path);
                     self.open.remove(path);
                     changes.push(Change::Restored { path: path.clone(), gap: since.elapsed() });
+                    restored.push(path.clone());
                 }
                 Err(error) if error.error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -117,6 +174,10 @@ impl Watch {
                     }
                 }
             }
+        }
+        // The directories above may be others now.
+        for path in restored {
+            self.look_above(&path);
         }
         changes
     }
@@ -149,12 +210,6 @@ fn unescaped(field: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-impl AsFd for Watch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.mountinfo.as_fd()
-    }
 }
 
 #[cfg(test)]

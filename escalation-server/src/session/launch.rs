@@ -74,6 +74,8 @@ pub(crate) struct Prepared {
     reach: Reach,
     pub(super) abilities: Abilities,
     pub(super) own: Own,
+    /// Roots where whoever is inside can make a repository, which is then its own.
+    unversioned: Vec<PathBuf>,
     id: String,
     tmpdir: PathBuf,
     pub(crate) cwd: PathBuf,
@@ -151,7 +153,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
-    let profiles = || named.values().chain([&turn]).filter(|profile| !profile.unrestricted);
+    // The turn first: others build on it.
+    let profiles = || [&turn].into_iter().chain(named.values()).filter(|profile| !profile.unrestricted);
     let sockets =
         || profiles().flat_map(|profile| profile.unix_sockets.iter().map(move |path| (profile, path)));
     if let Some((profile, path)) = sockets().find(|(_, path)| reach.could_change(path)) {
@@ -175,6 +178,12 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         .mode(0o700)
         .create(&tmpdir)
         .map_err(io_error("create the session's temporary directory"))?;
+    let unversioned = turn
+        .writable_roots()
+        .filter(|root| !own.temporary.iter().any(|temporary| temporary == root))
+        .filter(|root| root.join(".git").symlink_metadata().is_err())
+        .map(Path::to_path_buf)
+        .collect();
     let plan = if turn.unrestricted {
         None
     } else {
@@ -195,6 +204,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         reach,
         abilities,
         own,
+        unversioned,
         id,
         tmpdir,
         cwd,
@@ -213,16 +223,26 @@ fn lead_to_worktrees(git: &mut Resolved, bases: &Bases) {
         git.entries.retain(|(path, _)| !path.starts_with(&file));
         let Some((own, common)) = worktree(root) else { continue };
         let closed = profile::CLOSED.map(|name| (common.join(name), Access::Read));
-        // Its own directory lies below `worktrees`, and names others itself.
         let pinned = profile::PINNED.map(|name| (common.join(name), Access::Write));
-        let pointers =
-            ["HEAD", "commondir", "gitdir", "config.worktree"].map(|name| (own.join(name), Access::Read));
+        let pointers = ["HEAD", "modules", "commondir", "gitdir", "config.worktree"]
+            .map(|name| (own.join(name), Access::Read));
         git.entries.extend([(common, Access::Write), (own, Access::Write)]);
         git.entries.extend(closed.into_iter().chain(pinned).chain(pointers));
     }
 }
 
 impl Prepared {
+    /// Profiles that a rule grants and that cannot be held here, with the reason.
+    pub(crate) fn refusals(&self) -> Vec<(String, Refusal)> {
+        let refused = |name: &String| {
+            let profile = self.named.get(name).filter(|profile| !profile.unrestricted)?;
+            let refusal = Facts::gather(profile, &self.own, &self.abilities).err()?;
+            Some((name.clone(), refusal))
+        };
+        let granted: std::collections::BTreeSet<_> = granted(&self.config).collect();
+        granted.into_iter().filter_map(refused).collect()
+    }
+
     /// Starts nothing, and leaves nothing.
     pub(crate) fn discard(self) {
         let _left = std::fs::remove_dir(&self.tmpdir);
@@ -292,16 +312,21 @@ fn bases(
     Ok(Bases { project, project_writable, added, cwd, cwd_writable, tmpdir: tmpdir.to_path_buf(), slash_tmp })
 }
 
+/// Names of the profiles that rules grant.
+fn granted(config: &Config) -> impl Iterator<Item = &String> {
+    let executions = config.policy.rules().iter().filter_map(|rule| rule.allowed.execution.as_ref());
+    executions.chain([&config.default_execution]).filter_map(|execution| match execution {
+        Execution::Permissions(name) => Some(name),
+        _ => None,
+    })
+}
+
 /// What the turn and every profile that a rule can grant may write.
 fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<String, Resolved>) -> Reach {
     if turn.unrestricted {
         return Reach::default();
     }
-    let granted = config.policy.rules().iter().filter_map(|rule| rule.allowed.execution.as_ref());
-    let profiles = granted.chain([&config.default_execution]).filter_map(|execution| match execution {
-        Execution::Permissions(name) => named.get(name),
-        _ => None,
-    });
+    let profiles = granted(config).filter_map(|name| named.get(name));
     Reach::of(profiles.chain([turn]))
 }
 
@@ -430,6 +455,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             baseline,
             state: prepared.directories.state,
             own: prepared.own,
+            unversioned: prepared.unversioned,
             log_max_bytes: prepared.config.log_max_bytes,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,
@@ -460,7 +486,7 @@ fn leave_caller(keep: &[i32]) {
 
 /// Which signals this process was started with ignored and blocked: the shell inherits them.
 fn own_signals() -> io::Result<(u64, u64)> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    let status = process::status("self")?;
     let field = |name: &str| {
         let text = status.lines().find_map(|line| line.strip_prefix(name)).map_or("0", str::trim);
         u64::from_str_radix(text, 16).map_err(io::Error::other)

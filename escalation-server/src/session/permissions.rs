@@ -78,6 +78,11 @@ pub(super) fn permissions(
     let mut unix_sockets = Vec::new();
     for text in &table.network.unix_sockets {
         let path = match text.strip_prefix('$').map(|name| (name, std::env::var_os(name))) {
+            Some((name, _)) if name.contains('/') => {
+                let what =
+                    format!("`{text}`: expected `$NAME` alone, of a variable that holds the whole path");
+                return Err(ConfigError::Value { place, what });
+            }
             Some((name, None)) => {
                 notes.push(format!("{place}: the variable {name} is not set, so it names no socket"));
                 continue;
@@ -93,11 +98,11 @@ pub(super) fn permissions(
         unix_sockets.push(path);
     }
     Ok(Profile {
-        name: name.to_owned(),
         filesystem: Some(entries),
         glob_depth,
         network: table.network.enabled,
         unix_sockets,
+        ..Profile::named(name)
     })
 }
 

@@ -14,7 +14,7 @@ use super::intake::{self, Handles};
 use super::server::Session;
 use crate::flow::{Allowed, EnvironmentChanges, Execution, Request, Shape};
 use crate::runner::{Cwd, Image, Start, Target};
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 /// The largest file that is copied before it runs.
 const SNAPSHOT_MOST: u64 = 256 << 20;
@@ -157,7 +157,7 @@ struct Status {
 
 impl Status {
     fn of(pid: i32) -> io::Result<Self> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let text = process::status(&pid.to_string())?;
         let field = |name: &str, radix| {
             // A process that has ended has no such fields any more.
             let line =

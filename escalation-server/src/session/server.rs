@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use postern_shim::wire::Bytes;
 use serde_json::json;
@@ -50,6 +51,8 @@ pub(super) struct Session {
     contexts: RefCell<HashMap<ContextId, (Rc<Resolved>, u64)>>,
     next_context: Cell<u32>,
     accept: tokio::sync::mpsc::UnboundedSender<(ContextId, OwnedFd)>,
+    /// Connections that are made for commands.
+    pub(super) connections: Arc<tokio::sync::Semaphore>,
     requests: Cell<usize>,
     malformed: Cell<u64>,
     /// The login shell, while it lives.
@@ -68,6 +71,7 @@ pub(super) struct Setup {
     pub(super) baseline: Vec<Bytes>,
     pub(super) state: PathBuf,
     pub(super) own: Own,
+    pub(super) unversioned: Vec<PathBuf>,
     pub(super) log_max_bytes: u64,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
@@ -179,6 +183,7 @@ async fn serve_async(setup: Setup) {
         contexts: RefCell::default(),
         next_context: Cell::new(1),
         accept,
+        connections: Arc::new(tokio::sync::Semaphore::new(sockets::CONNECTIONS)),
         requests: Cell::new(0),
         malformed: Cell::new(0),
         shell: Cell::new(None),
@@ -248,6 +253,10 @@ async fn serve_async(setup: Setup) {
     }
     // What a spawner that was killed has left.
     session.own.leases.sweep();
+    for root in setup.unversioned.iter().filter(|root| root.join(".git").symlink_metadata().is_ok()) {
+        let body = json!({ "path": crate::flow::text::to_json(root.as_os_str().as_encoded_bytes()) });
+        let _unrecorded = recorder.session_event("repository_created", &body);
+    }
     ended["malformed"] = session.malformed.get().into();
     ended["unrecorded_runs"] = recorder.uncounted().into();
     let _unrecorded = recorder.session_event("ended", &ended);

@@ -4,60 +4,90 @@
 //! A thread that waits for an answer can change what its call points at, so that nothing is ever let
 //! through: what was looked at here is what is used here.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::unix::AsyncFd;
 
 use super::launch::real;
 use super::server::{Session, inode};
+use crate::profile::Resolved;
 use crate::sys::notify::{self, Call};
 use crate::sys::{process, socket};
 
-/// How many connections are made at once; a daemon that does not accept keeps one waiting.
-const MOST: usize = 64;
+/// How many connections a session makes at once; a daemon that does not accept keeps one waiting.
+pub(super) const CONNECTIONS: usize = 64;
+/// How long a connection is waited for before it is looked whether anybody waits for it.
+const TURN: Duration = Duration::from_millis(200);
+/// How many calls are answered before the session's other work has its turn.
+const BATCH: usize = 16;
 
 /// Answers the calls that come from one sandboxed command and what it starts, until the last of them
 /// has ended. `gate` is the request socket of their context.
 pub(super) async fn serve(session: Rc<Session>, listener: OwnedFd, gate: OwnedFd) {
     let Some(profile) = inode(&gate).ok().and_then(|inode| session.profile_by_gate(inode)) else { return };
     let Ok(listener) = socket::watch(Arc::new(listener)) else { return };
-    let open = Rc::new(());
     let seen = Rc::default();
     while let Ok(mut ready) = listener.readable().await {
-        while socket::readable(listener.get_ref()) {
-            // The thread may have been killed meanwhile.
-            let Ok(call) = notify::receive(listener.get_ref()) else { continue };
-            if i64::from(call.number) == libc::SYS_socket {
-                let _gone = notify::respond_with(listener.get_ref(), &call, &gate);
-                continue;
+        for _ in 0..BATCH {
+            if !socket::readable(listener.get_ref()) {
+                if socket::hung_up(listener.get_ref()) {
+                    return;
+                }
+                ready.clear_ready();
+                break;
             }
-            if Rc::strong_count(&open) > MOST {
-                let _gone = notify::respond(listener.get_ref(), &call, libc::EAGAIN);
-                continue;
+            match notify::receive(listener.get_ref()) {
+                Ok(call) => answer(&session, &listener, &gate, &profile, &seen, call),
+                // The thread was killed meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever calls gets ENOSYS from now on.
+                Err(error) => return tracing::warn!(%error, "system calls are not answered any more"),
             }
-            let connecting = Connecting {
-                call,
-                listener: Arc::clone(listener.get_ref()),
-                named: profile.unix_sockets.clone(),
-                network: profile.network,
-            };
-            tokio::task::spawn_local(answer(
-                Rc::clone(&session),
-                connecting,
-                Rc::clone(&seen),
-                Rc::clone(&open),
-            ));
         }
-        if socket::hung_up(listener.get_ref()) {
-            return;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The sockets that a command has connected to.
+type Seen = Rc<RefCell<BTreeSet<PathBuf>>>;
+
+fn answer(
+    session: &Rc<Session>,
+    listener: &AsyncFd<Arc<OwnedFd>>,
+    gate: &OwnedFd,
+    profile: &Resolved,
+    seen: &Seen,
+    call: Call,
+) {
+    let listener = listener.get_ref();
+    // That the caller is gone is no matter.
+    if i64::from(call.number) == libc::SYS_socket {
+        if let Err(error) = notify::respond_with(listener, &call, gate) {
+            // Its table of descriptors may be full.
+            let errno = error.raw_os_error().unwrap_or(libc::EMFILE);
+            let _gone = notify::respond(listener, &call, errno);
         }
-        ready.clear_ready();
+    } else if let Ok(permit) = Arc::clone(&session.connections).try_acquire_owned() {
+        let connecting = Connecting {
+            call,
+            listener: Arc::clone(listener),
+            named: profile.unix_sockets.clone(),
+            network: profile.network,
+        };
+        tokio::task::spawn_local(connect(Rc::clone(session), connecting, Rc::clone(seen), permit));
+    } else {
+        let _gone = notify::respond(listener, &call, libc::EAGAIN);
     }
 }
 
@@ -71,14 +101,22 @@ struct Connecting {
 
 /// Connects, which may take long, on another thread. The first connection of a command to each
 /// socket is recorded.
-async fn answer(
+async fn connect(
     session: Rc<Session>,
     connecting: Connecting,
-    seen: Rc<std::cell::RefCell<BTreeSet<PathBuf>>>,
-    _open: Rc<()>,
+    seen: Seen,
+    permit: tokio::sync::OwnedSemaphorePermit,
 ) {
     let thread = connecting.call.thread;
-    let Ok(connected) = tokio::task::spawn_blocking(move || connecting.carry_out()).await else { return };
+    let Ok(connected) = tokio::task::spawn_blocking(move || {
+        let connected = connecting.carry_out();
+        drop(permit);
+        connected
+    })
+    .await
+    else {
+        return;
+    };
     if let Some(path) = connected
         && seen.borrow_mut().insert(path.clone())
     {
@@ -100,23 +138,51 @@ impl Connecting {
     fn connect(&self) -> io::Result<Option<PathBuf>> {
         let error = |errno| Err(io::Error::from_raw_os_error(errno));
         let [number, address, length, ..] = self.call.arguments;
-        // The longest address of any family that there is here is `sockaddr_un`.
-        if !(size_of::<libc::sa_family_t>() as u64..=size_of::<libc::sockaddr_un>() as u64).contains(&length)
-        {
+        let (least, most) =
+            (size_of::<libc::sa_family_t>() as u64, size_of::<libc::sockaddr_storage>() as u64);
+        if !(least..=most).contains(&length) {
             return error(libc::EINVAL);
         }
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-        notify::read_memory(self.call.thread, address, &mut bytes)?;
-        let pidfd = process::pidfd_open(process_of(self.call.thread)?)?;
-        let socket = notify::take_fd(&pidfd, number as i32)?;
+        if read_memory(self.call.thread, address, &mut bytes).is_err() {
+            return error(libc::EFAULT);
+        }
+        let pidfd = process::pidfd_open_thread(self.call.thread.cast_signed())
+            .or_else(|_| process::pidfd_open(process_of(self.call.thread)?))?;
+        let socket = process::take_fd(&pidfd, number as i32)?;
         if !notify::is_valid(&*self.listener, &self.call) {
             return error(libc::ESRCH);
         }
         match socket::domain(&socket)? {
             libc::AF_UNIX => self.connect_to_named(&socket, &bytes).map(Some),
-            libc::AF_INET | libc::AF_INET6 if self.network => notify::connect(&socket, &bytes).map(|()| None),
+            libc::AF_INET | libc::AF_INET6 if self.network => {
+                self.connect_in_turns(&socket, &bytes).map(|()| None)
+            }
             _ => error(libc::EACCES),
         }
+    }
+
+    /// Connects, and gives up once nobody waits for it any more: a peer that does not answer would
+    /// keep a killed process's connection for ever.
+    fn connect_in_turns(&self, socket: &OwnedFd, address: &[u8]) -> io::Result<()> {
+        if socket::is_nonblocking(socket) {
+            return socket::connect(socket, address);
+        }
+        let patience = socket::send_timeout(socket)?;
+        let began = Instant::now();
+        socket::set_send_timeout(socket, TURN)?;
+        let connected = loop {
+            match socket::connect(socket, address) {
+                // What connect(2) says when its time is over, by family.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINPROGRESS))
+                        && (patience.is_zero() || began.elapsed() < patience)
+                        && notify::is_valid(&*self.listener, &self.call) => {}
+                other => break other,
+            }
+        };
+        socket::set_send_timeout(socket, patience)?;
+        connected
     }
 
     fn connect_to_named(&self, socket: &OwnedFd, address: &[u8]) -> io::Result<PathBuf> {
@@ -132,14 +198,19 @@ impl Connecting {
         let named = self.named.iter().find(|allowed| **allowed == named).ok_or_else(refused)?;
         let at = process::open_exactly(&std::ffi::CString::new(named.as_os_str().as_bytes())?)?;
         let exactly = format!("/proc/self/fd/{}\0", at.as_raw_fd());
-        notify::connect(socket, &[family, exactly.as_bytes()].concat())?;
+        self.connect_in_turns(socket, &[family, exactly.as_bytes()].concat())?;
         Ok(named.clone())
     }
 }
 
+/// Reads memory of a thread, by ptrace(2)'s rules.
+fn read_memory(thread: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    std::fs::File::open(format!("/proc/{thread}/mem"))?.read_exact_at(buffer, address)
+}
+
 /// The process that a thread belongs to.
 fn process_of(thread: u32) -> io::Result<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status"))?;
+    let status = process::status(&thread.to_string())?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
     line.and_then(|text| text.trim().parse().ok()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }

@@ -32,6 +32,9 @@ pub(crate) mod fs {
 const NET_ALL: u64 = 0b11; // bind and connect, TCP
 const SCOPE_ALL: u64 = 0b11; // abstract sockets and signals
 
+/// The first ABI that scopes them.
+pub(crate) const SCOPES: u32 = 6;
+
 #[repr(C)]
 struct RulesetAttr {
     handled_access_fs: u64,
@@ -61,7 +64,7 @@ pub(crate) fn ruleset(abi: u32, network: bool) -> io::Result<OwnedFd> {
     let attr = RulesetAttr {
         handled_access_fs: fs::all(abi),
         handled_access_net: if abi >= 4 && !network { NET_ALL } else { 0 },
-        scoped: if abi >= 6 { SCOPE_ALL } else { 0 },
+        scoped: if abi >= SCOPES { SCOPE_ALL } else { 0 },
     };
     // Older kernels want the structure as they know it.
     let size = match abi {

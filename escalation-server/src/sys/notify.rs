@@ -1,9 +1,7 @@
 //! Answers to the system calls of others, seccomp_unotify(2).
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, AsRawFd};
 
 use super::socket::check;
 
@@ -56,7 +54,7 @@ pub(crate) fn receive(listener: impl AsFd) -> io::Result<Call> {
 /// Lets the call return 0, or this errno.
 pub(crate) fn respond(listener: impl AsFd, call: &Call, errno: libc::c_int) -> io::Result<()> {
     let response = Response { id: call.id, value: 0, error: -errno, flags: 0 };
-    // SAFETY: as above.
+    // SAFETY: the structure is laid out as `seccomp_notif_resp`, which the kernel only reads.
     check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), RESPOND, &raw const response) }).map(drop)
 }
 
@@ -66,7 +64,7 @@ pub(crate) fn respond_with(listener: impl AsFd, call: &Call, file: impl AsFd) ->
     let source = file.as_fd().as_raw_fd().unsigned_abs();
     let target_flags = libc::O_CLOEXEC.unsigned_abs();
     let add = AddFd { id: call.id, flags: SEND, source, target: 0, target_flags };
-    // SAFETY: as above.
+    // SAFETY: the structure is laid out as `seccomp_notif_addfd`, which the kernel only reads.
     check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), ADD_FD, &raw const add) }).map(drop)
 }
 
@@ -74,25 +72,4 @@ pub(crate) fn respond_with(listener: impl AsFd, call: &Call, file: impl AsFd) ->
 pub(crate) fn is_valid(listener: impl AsFd, call: &Call) -> bool {
     // SAFETY: the kernel reads one number.
     unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), IS_VALID, &raw const call.id) == 0 }
-}
-
-/// Reads memory of a thread, at most as much as the buffer holds; by ptrace(2)'s rules.
-pub(crate) fn read_memory(thread: u32, address: u64, buffer: &mut [u8]) -> io::Result<()> {
-    File::open(format!("/proc/{thread}/mem"))?.read_exact_at(buffer, address)
-}
-
-/// The file behind a descriptor of another process, pidfd_getfd(2); by ptrace(2)'s rules.
-pub(crate) fn take_fd(pidfd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: no pointer is passed.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), number, 0) };
-    check(fd as libc::c_int)?;
-    // SAFETY: fresh and ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// connect(2) to an address as the kernel wants it.
-pub(crate) fn connect(socket: impl AsFd, address: &[u8]) -> io::Result<()> {
-    let length = address.len() as libc::socklen_t;
-    // SAFETY: the address is as long as stated; the kernel copies it.
-    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), address.as_ptr().cast(), length) }).map(drop)
 }

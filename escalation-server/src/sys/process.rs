@@ -1,7 +1,7 @@
 //! Processes: creating, identifying, signalling, confining, waiting.
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -86,6 +86,16 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// A pidfd of a thread, whose table of descriptors may be its own (`PIDFD_THREAD`, Linux 6.9).
+pub(crate) fn pidfd_open_thread(thread: i32) -> io::Result<OwnedFd> {
+    const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+    // SAFETY: no pointer is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, thread, PIDFD_THREAD) };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// pidfd_send_signal(2).
 pub(crate) fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     // SAFETY: without siginfo no pointer is read.
@@ -167,6 +177,15 @@ pub(crate) fn change(status: i32) -> Option<Change> {
     } else {
         None
     }
+}
+
+/// The file behind a descriptor of another process, pidfd_getfd(2); by ptrace(2)'s rules.
+pub(crate) fn take_fd(pidfd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), number, 0) };
+    check(fd as libc::c_int)?;
+    // SAFETY: fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Waits for a child to end; none if there is no such child.
@@ -365,25 +384,48 @@ pub(crate) fn execute(image: &Image<'_>, argv: &[CString], env: &[CString]) -> i
     io::Error::last_os_error()
 }
 
-/// Resets every signal's disposition, but for those in `ignored` (bit n-1 for signal n), and sets
-/// the mask.
+/// Gives every signal its default disposition. What cannot be changed (KILL, STOP, the C library's
+/// own) stays.
+pub(crate) fn default_signals() {
+    for signal in 1..=64 {
+        dispose(signal, libc::SIG_DFL);
+    }
+}
+
+/// Ignores and blocks these signals, bit n-1 for signal n, and no others; of a process whose
+/// dispositions are the default ones.
 pub(crate) fn set_signals(ignored: u64, blocked: u64) {
-    // SAFETY: SIG_DFL and SIG_IGN are valid dispositions; the set is initialised before use. What
-    // cannot be changed (KILL, STOP, the C library's own) fails without effect.
+    let among = |set: u64| (1..=64).filter(move |signal| set & (1u64 << (signal - 1)) != 0);
+    for signal in among(ignored) {
+        dispose(signal, libc::SIG_IGN);
+    }
+    // SAFETY: the set is initialised before use.
     unsafe {
         let mut mask: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&raw mut mask);
-        for signal in 1..=64 {
-            let bit = 1u64 << (signal - 1);
-            let mut action: libc::sigaction = mem::zeroed();
-            action.sa_sigaction = if ignored & bit == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
-            if blocked & bit != 0 {
-                libc::sigaddset(&raw mut mask, signal);
-            }
+        for signal in among(blocked) {
+            libc::sigaddset(&raw mut mask, signal);
         }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut());
     }
+}
+
+fn dispose(signal: i32, how: libc::sighandler_t) {
+    // SAFETY: SIG_DFL and SIG_IGN are valid dispositions; one that cannot be set fails without effect.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = how;
+        libc::sigaction(signal, &raw const action, ptr::null_mut());
+    }
+}
+
+/// `/proc/PID/status`, proc_pid_status(5), in one read.
+pub(crate) fn status(pid: &str) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    // A file's own `read_to_string` would begin with small reads, for a size of which it knows nothing.
+    let file = std::fs::File::open(format!("/proc/{pid}/status"))?;
+    file.take(1 << 16).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Blocks `signals` and makes them readable instead.

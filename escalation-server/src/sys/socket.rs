@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::MAX_FDS;
@@ -122,8 +123,45 @@ fn option<T>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value.as_mut_ptr().cast(), &raw mut length)
     })?;
-    // SAFETY: callers ask only for integers and ucred, of which every bit pattern is valid.
+    // SAFETY: callers ask only for integers, ucred and timeval, of which every bit pattern is valid.
     Ok(unsafe { value.assume_init() })
+}
+
+/// connect(2) to an address as the kernel wants it.
+pub(crate) fn connect(socket: impl AsFd, address: &[u8]) -> io::Result<()> {
+    let length = address.len() as libc::socklen_t;
+    // SAFETY: the address is as long as stated; the kernel copies it.
+    check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), address.as_ptr().cast(), length) }).map(drop)
+}
+
+/// How long a send or a connect may take, `SO_SNDTIMEO` (socket(7)); zero is for ever.
+pub(crate) fn send_timeout(fd: impl AsFd) -> io::Result<Duration> {
+    let time: libc::timeval = option(fd.as_fd(), libc::SO_SNDTIMEO)?;
+    Ok(Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs()))
+}
+
+/// Sets [`send_timeout`].
+pub(crate) fn set_send_timeout(fd: impl AsFd, time: Duration) -> io::Result<()> {
+    let time = libc::timeval {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(time.subsec_micros()),
+    };
+    let length = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: the value is as long as stated.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const time).cast(),
+            length,
+        )
+    })
+    .map(drop)
+}
+
+pub(crate) fn is_nonblocking(fd: impl AsFd) -> bool {
+    super::process::open_flags(fd).is_ok_and(|flags| flags & libc::O_NONBLOCK != 0)
 }
 
 /// `SO_DOMAIN`: `AF_*`.
@@ -131,8 +169,9 @@ pub(crate) fn domain(fd: impl AsFd) -> io::Result<libc::c_int> {
     option(fd.as_fd(), libc::SO_DOMAIN)
 }
 
-/// Whether this is a socket that nobody can aim at another address any more.
-pub(crate) fn is_settled(fd: impl AsFd) -> bool {
+/// Whether this is a stream with a peer. (A TCP one could be given another by connect(2), which the
+/// filters refuse where that would matter.)
+pub(crate) fn is_connected_stream(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
     let stream = option::<libc::c_int>(fd, libc::SO_TYPE)
         .is_ok_and(|kind| matches!(kind, libc::SOCK_STREAM | libc::SOCK_SEQPACKET));
