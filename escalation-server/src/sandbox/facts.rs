@@ -121,7 +121,13 @@ impl Facts {
             return Err(Refusal::ProtectedLink(path));
         }
         // A stand-in goes when the session goes that put it there, unless this one holds it too.
-        let there = |path: &Path| path.symlink_metadata().is_ok() && !own.leases.stand_for(path);
+        // It goes before its lease does, so that this is asked first.
+        let there = |path: &Path| !own.leases.stand_for(path) && path.symlink_metadata().is_ok();
+        // While one is made, or taken away, it looks like somebody's own.
+        let no_other = own
+            .leases
+            .exclusively()
+            .map_err(|error| Refusal::Look { path: own.leases.directory().to_path_buf(), error })?;
         let entries: Vec<_> = profile.entries.iter().filter(|(path, _)| there(path)).cloned().collect();
         let mut absent = Vec::new();
         for (path, _) in profile.entries.iter().filter(|(_, access)| *access != Access::Write) {
@@ -153,6 +159,7 @@ impl Facts {
         absent.retain(|path| !meant(path) || profile.access(path) != Some(Access::Write));
         absent.sort_unstable();
         absent.dedup();
+        drop(no_other);
         let denied = denied(profile, there)?;
         // Nothing of what is denied as a whole has to be protected by itself.
         protected.retain(|path| profile.access(path).is_some());

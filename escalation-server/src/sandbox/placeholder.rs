@@ -51,8 +51,15 @@ impl Leases {
         }
     }
 
-    /// Only one process at a time looks, makes or takes away.
-    fn exclusively(&self) -> io::Result<Flock<File>> {
+    pub(super) fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// Only one process at a time looks, makes or takes away, as long as it holds the result.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub(super) fn exclusively(&self) -> io::Result<Flock<File>> {
         let file = self.open(&self.0.join("lock"))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
     }
