@@ -57,6 +57,14 @@ struct SessionArguments {
 enum Command {
     /// Show what was decided, and what came of it
     Log(LogArguments),
+    /// Explain one decision in plain words
+    Why {
+        /// Its number in the log
+        seq: i64,
+        /// Of this session: the beginning or the end of its id
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+    },
     /// Work with rules
     Rules {
         #[command(subcommand)]
@@ -66,6 +74,15 @@ enum Command {
     Sandbox {
         #[command(subcommand)]
         action: SandboxAction,
+    },
+    /// Show which of your variables a sandboxed shell would get, and why
+    Env {
+        /// A configuration file, read last
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
     },
     /// List living sessions, or end one
     Sessions {
@@ -172,6 +189,8 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         Some(Command::Sandbox { action: SandboxAction::Intersect { requested, granted } }) => {
             status(front::intersect(&requested, &granted).map(|text| say(&text)))
         }
+        Some(Command::Why { seq, session }) => status(front::why(seq, session).map(|text| say(&text))),
+        Some(Command::Env { config, json }) => status(front::env(config, json).map(|text| say(&text))),
         Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),
         Some(Command::Sessions { action: Some(SessionsAction::End { id }) }) => status(front::end(&id)),
         Some(Command::Doctor { json, config, profile, sandbox }) => {

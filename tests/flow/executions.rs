@@ -335,3 +335,24 @@ fn who_has_closed_every_descriptor_or_wiped_the_environment_asks_all_the_same() 
         assert_eq!(escalated.count(), 3);
     });
 }
+
+#[test]
+fn why_says_what_was_asked_what_decided_and_what_would_have_to_change() {
+    for_each_user(|world| {
+        let rules = "prefix_rule(['id'], decision = 'forbidden', justification = 'no names')";
+        let _denied = world.session(rules, "whoami() { id -u; }; whoami; /bin/true");
+        let records = world.records();
+        let seq = |decision: &str| {
+            let found = records.iter().find(|line| line["decision"] == decision).unwrap();
+            found["seq"].to_string()
+        };
+        let why = |seq: &str| stdout(&finish(world.postern().args(["why", seq])));
+        let denied = why(&seq("deny"));
+        for part in ["id -u", "in whoami", "was denied", "test.rules:1", "It says: no names"] {
+            assert!(denied.contains(part), "{part}: {denied}");
+        }
+        assert!(why(&seq("run")).contains("no rule matches"));
+        let none = finish(world.postern().args(["why", "9999"]));
+        assert!(text(&none.stderr).contains("there is no record 9999"), "{}", text(&none.stderr));
+    });
+}

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bytes;
+mod environment;
 mod executions;
 mod lifecycle;
 mod machines;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::directories::{Directories, SYSTEM};
 use super::permissions::{PermissionsTable, expand, permissions};
+use super::shell_environment::{self, Fate, ShellEnvironment};
 use crate::flow::Execution;
 use crate::policy::{self, LoadError, Policy, Subject};
 use crate::profile::{self, Base, Profile, from_json, from_legacy};
@@ -53,6 +54,7 @@ struct File {
     rules: Vec<String>,
     #[serde(default)]
     allow_weaker: Vec<String>,
+    shell_environment: Option<shell_environment::Table>,
     #[serde(default)]
     log: LogTable,
     #[serde(default)]
@@ -76,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) log_max_bytes: u64,
     /// What may be not held where there are no namespaces, by name.
     pub(crate) allow_weaker: Vec<String>,
+    /// What of the caller's environment a sandboxed shell gets.
+    pub(crate) shell_environment: ShellEnvironment,
     /// The files that all this came from.
     pub(crate) sources: Vec<PathBuf>,
     /// What was read and means nothing here.
@@ -117,7 +121,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     let mut named = BTreeMap::new();
     let mut notes = Vec::new();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
-    let mut allow_weaker = Vec::new();
+    let (mut allow_weaker, mut environment) = (Vec::new(), (shell_environment::Table::default(), None));
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
         for (name, table) in file.permissions {
@@ -146,6 +150,9 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             return Err(ConfigError::Value { place: place("allow_weaker"), what });
         }
         allow_weaker.extend(file.allow_weaker);
+        if let Some(table) = file.shell_environment {
+            environment = (table, Some(path.clone()));
+        }
         rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
         if let Some(asked) = file.log.max_mib {
             const MOST: u64 = 1 << 20;
@@ -204,7 +211,12 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         Some((execution, _)) => execution,
         None => Execution::Unsandboxed,
     };
+    let shell_environment = ShellEnvironment::new(&environment.0).map_err(|(key, what)| {
+        let file = environment.1.unwrap_or_default();
+        ConfigError::Value { place: format!("{}: shell_environment.{key}", file.display()), what }
+    })?;
     Ok(Config {
+        shell_environment,
         turn,
         named,
         default_execution,
@@ -339,6 +351,16 @@ fn load_rules(paths: &[PathBuf]) -> Result<Policy, ConfigError> {
         })
         .collect::<Result<Vec<_>, ConfigError>>()?;
     Ok(policy::load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))?)
+}
+
+/// What becomes of each of the caller's variables in a sandboxed session.
+///
+/// # Errors
+/// A configuration that is wrong.
+pub(crate) fn environment(options: &Options) -> Result<Vec<Fate>, ConfigError> {
+    let directories =
+        Directories::find().map_err(|what| ConfigError::Value { place: "environment".to_owned(), what })?;
+    Ok(load(options, &directories)?.shell_environment.fates(&super::launch::callers_environment()))
 }
 
 /// A rule that matches a command, for people.

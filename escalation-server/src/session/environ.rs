@@ -25,17 +25,29 @@ fn is_safe(name: &[u8], value: &[u8]) -> bool {
     is_safe_name(name) && value.iter().all(plain) && !leads
 }
 
-fn split(variable: &Bytes) -> (&[u8], &[u8]) {
+pub(super) fn split(variable: &Bytes) -> (&[u8], &[u8]) {
     let bytes = variable.as_slice();
     let at = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
     (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..).unwrap_or_default())
 }
 
+/// The caller's variables that a command in a sandbox of its own starts from: what the shell was
+/// given, and what a rule names besides. Only what runs as the user has the rest.
+pub(super) fn within_a_sandbox(baseline: &[Bytes], given: &[Bytes], keep: &[String]) -> Vec<Bytes> {
+    let named = baseline.iter().filter(|variable| {
+        let name = split(variable).0;
+        keep.iter().any(|kept| kept.as_bytes() == name) && !given.iter().any(|had| split(had).0 == name)
+    });
+    given.iter().chain(named).cloned().collect()
+}
+
 /// The environment of a command that gets more than its asker has: the session's baseline, with
-/// what the asker changed only where it is safe or the rule keeps it. `changeable` tells of a
-/// directory whether the asker could put programs there; `PATH` loses those.
+/// what the asker changed only where it is safe or the rule keeps it. `given` is what the shell
+/// started with. `changeable` tells of a directory whether the asker could put programs there;
+/// `PATH` loses those.
 pub(super) fn compute(
     baseline: &[Bytes],
+    given: &[Bytes],
     asked: &[Bytes],
     keep: &[String],
     changeable: impl Fn(&[u8]) -> bool,
@@ -43,10 +55,11 @@ pub(super) fn compute(
     let mut result: BTreeMap<&[u8], Vec<u8>> =
         baseline.iter().map(split).map(|(name, value)| (name, value.to_vec())).collect();
     let asked: BTreeMap<&[u8], &[u8]> = asked.iter().map(split).collect();
+    let given: BTreeMap<&[u8], &[u8]> = given.iter().map(split).collect();
     let mut changes = EnvironmentChanges::default();
     for (name, value) in &asked {
         // What the shell itself sets says nothing of what anybody wants.
-        if result.get(name).is_some_and(|had| had == value) || ours(name) {
+        if result.get(name).is_some_and(|had| had == value) || ours(name) || given.get(name) == Some(value) {
             continue;
         }
         let named = keep.iter().any(|kept| kept.as_bytes() == *name);
@@ -57,8 +70,10 @@ pub(super) fn compute(
             changes.dropped.push(Bytes(name.to_vec()));
         }
     }
-    // What the asker unset comes back with the baseline, unless it was safe to unset.
-    let unset: Vec<_> = result.keys().copied().filter(|name| !asked.contains_key(name)).collect();
+    // What the asker unset comes back with the baseline, unless it was safe to unset. What it was not
+    // given it has not unset.
+    let unset = |name: &&[u8]| given.contains_key(name) && !asked.contains_key(name);
+    let unset: Vec<_> = result.keys().copied().filter(unset).collect();
     for name in unset {
         if is_safe_name(name) || keep.iter().any(|kept| kept.as_bytes() == name) {
             result.remove(name);
@@ -96,7 +111,8 @@ mod tests {
         let baseline =
             list(&["HOME=/home/u", "PATH=/usr/bin:/proj/bin:rel:/bin", "GIT_DIR=/home/u/.git", "LANG=C"]);
         let keep: Vec<String> = keep.iter().map(|name| (*name).to_owned()).collect();
-        let (env, changes) = compute(&baseline, &list(asked), &keep, |path| path.starts_with(b"/proj"));
+        let changeable = |path: &[u8]| path.starts_with(b"/proj");
+        let (env, changes) = compute(&baseline, &baseline, &list(asked), &keep, changeable);
         (
             env.iter().map(|variable| String::from_utf8_lossy(variable.as_slice()).into_owned()).collect(),
             changes,
@@ -117,6 +133,16 @@ mod tests {
         let (env, _) = run(&["CARGO_HOME=/c", "LD_PRELOAD=x"], &["CARGO_HOME"]);
         assert!(env.contains(&"CARGO_HOME=/c".to_owned()));
         assert!(!env.iter().any(|variable| variable.starts_with("LD_")));
+    }
+
+    #[test]
+    fn what_the_shell_was_not_given_arrives_where_a_command_is_the_user_or_a_rule_names_it() {
+        let (baseline, given) = (list(&["HOME=/h", "GH_TOKEN=x", "A_KEY=y"]), list(&["HOME=/h"]));
+        let keep = ["GH_TOKEN".to_owned()];
+        let run = |baseline: &[Bytes]| compute(baseline, &given, &given, &keep, |_| false).0;
+        assert_eq!(run(&baseline), list(&["A_KEY=y", "GH_TOKEN=x", "HOME=/h"]));
+        assert_eq!(run(&within_a_sandbox(&baseline, &given, &keep)), list(&["GH_TOKEN=x", "HOME=/h"]));
+        assert_eq!(within_a_sandbox(&baseline, &given, &[]), given);
     }
 
     #[test]

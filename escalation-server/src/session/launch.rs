@@ -392,10 +392,12 @@ fn resolve(
 /// # Errors
 /// If a fork or a socket is not to be had.
 pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Running, LaunchError> {
-    let baseline: Vec<Bytes> = std::env::vars_os()
-        .filter(|(name, _)| !name.as_bytes().starts_with(b"POSTERN_"))
-        .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
-        .collect();
+    let baseline = callers_environment();
+    // Whoever has no sandbox is the user.
+    let given = match &prepared.plan {
+        Some(_) => prepared.config.shell_environment.apply(&baseline),
+        None => baseline.clone(),
+    };
     let (gate_server, gate_inside) = crate::sys::socket::pair().map_err(io_error("create a socket"))?;
     let (spawner_server, server_spawner) = Channel::pair().map_err(io_error("create a socket"))?;
     let (front_spawner, spawner_front) = Channel::pair().map_err(io_error("create a socket"))?;
@@ -414,7 +416,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         Fork::Parent(pid) => pid,
         Fork::Child => {
             drop((gate_server, server_spawner, front_spawner, front_server, server_front, ready));
-            let mut env = baseline;
+            let mut env = given;
             if prepared.plan.is_some() {
                 env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
                 env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
@@ -453,6 +455,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             default_execution: prepared.config.default_execution,
             named: prepared.named,
             baseline,
+            given,
             state: prepared.directories.state,
             own: prepared.own,
             unversioned: prepared.unversioned,
@@ -472,6 +475,14 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         process::exit_now(0)
     }
     Ok(Running { spawner: front_spawner, server: front_server })
+}
+
+/// The caller's environment, but for what sessions say to themselves.
+pub(super) fn callers_environment() -> Vec<Bytes> {
+    std::env::vars_os()
+        .filter(|(name, _)| !name.as_bytes().starts_with(b"POSTERN_"))
+        .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect()
 }
 
 /// The server keeps nothing of its caller's: no terminal, no descriptors for which somebody waits

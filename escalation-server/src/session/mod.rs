@@ -13,9 +13,10 @@ mod pipeline;
 mod rerun;
 mod server;
 mod settle;
+mod shell_environment;
 mod sockets;
 
-pub(crate) use config::{ConfigError, Options, check_rules};
+pub(crate) use config::{ConfigError, Options, check_rules, environment};
 pub(crate) use directories::Directories;
 pub(crate) use explain::{convert, explain, intersect, name};
 pub(crate) use launch::{Running, bytes, launch, prepare};

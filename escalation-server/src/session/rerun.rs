@@ -13,6 +13,7 @@ use super::environ;
 use super::intake::{self, Handles};
 use super::server::Session;
 use crate::flow::{Allowed, EnvironmentChanges, Execution, Request, Shape};
+use crate::profile::EVERYTHING;
 use crate::runner::{Cwd, Image, Start, Target};
 use crate::sys::{process, socket};
 
@@ -50,7 +51,16 @@ pub(super) fn prepare(
         let changeable = |path: &[u8]| {
             intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &session.reach).is_none()
         };
-        environ::compute(&session.baseline, &request.env, &allowed.env_keep, changeable)
+        let keep = &allowed.env_keep;
+        // Without a sandbox a command is the user; `everything` is all of that that is to be had.
+        let user = match execution {
+            Execution::Unsandboxed => true,
+            Execution::Permissions(name) => name == EVERYTHING,
+            Execution::TurnDefault => false,
+        };
+        let within = || environ::within_a_sandbox(&session.baseline, &session.given, keep);
+        let baseline = if user { session.baseline.clone() } else { within() };
+        environ::compute(&baseline, &session.given, &request.env, keep, changeable)
     } else {
         (request.env.clone(), EnvironmentChanges::default())
     };

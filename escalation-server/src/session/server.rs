@@ -33,7 +33,10 @@ pub(super) struct Session {
     pub(super) policy: Policy,
     pub(super) default_execution: Execution,
     pub(super) named: BTreeMap<String, Resolved>,
+    /// The caller's environment.
     pub(super) baseline: Vec<Bytes>,
+    /// What of it the shell was given.
+    pub(super) given: Vec<Bytes>,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
     /// The number that the request socket has inside.
@@ -69,6 +72,7 @@ pub(super) struct Setup {
     pub(super) default_execution: Execution,
     pub(super) named: BTreeMap<String, Resolved>,
     pub(super) baseline: Vec<Bytes>,
+    pub(super) given: Vec<Bytes>,
     pub(super) state: PathBuf,
     pub(super) own: Own,
     pub(super) unversioned: Vec<PathBuf>,
@@ -170,6 +174,7 @@ async fn serve_async(setup: Setup) {
         default_execution: setup.default_execution,
         named: setup.named,
         baseline: setup.baseline,
+        given: setup.given,
         tmpdir: setup.tmpdir.clone(),
         reach: setup.reach,
         gate: number,

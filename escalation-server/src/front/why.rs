@@ -1,0 +1,187 @@
+//! `postern why`: one record in plain words. What was asked, what decided, and what would have to
+//! change.
+
+use serde_json::Value;
+
+use crate::flow::text::printable;
+use crate::record::{Filter, Reader};
+use crate::session::Directories;
+
+/// Explains a record, of the newest session that has one of this number; the text for standard
+/// output.
+///
+/// # Errors
+/// What keeps the records from being read, or if there is no such decision.
+pub(crate) fn why(seq: i64, session: Option<String>) -> Result<String, String> {
+    let directories = Directories::find()?;
+    let reader = Reader::open(&directories.state).map_err(|error| error.to_string())?;
+    let filter = Filter { session, seq: Some(seq), ..Filter::default() };
+    let mut lines = reader.lines(&filter).map_err(|error| error.to_string())?;
+    let line = lines.pop().ok_or_else(|| format!("there is no record {seq}; `postern log` lists them"))?;
+    if line.kind != "decided" {
+        return Err(format!(
+            "record {seq} is no decision but the event `{}`; see `postern log show {seq}`",
+            line.kind
+        ));
+    }
+    Ok(explain(&line.json).map(|sentence| format!("{sentence}\n")).collect())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text.as_bytes()),
+        Value::Null => "?".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Sentences, most important first.
+fn explain(record: &Value) -> impl Iterator<Item = String> {
+    let mut sentences = vec![asked(record), decided(record), source(record), change(record)];
+    sentences.extend(environment(record));
+    sentences.extend(outcome(record));
+    sentences.into_iter()
+}
+
+fn asked(record: &Value) -> String {
+    let words: Vec<String> = match &record["claimed"]["argv"] {
+        Value::Array(words) => words.iter().map(text).collect(),
+        shortened => shortened["head"].as_array().into_iter().flatten().map(text).collect(),
+    };
+    let (claimed, attested) = (&record["claimed"]["context"], &record["attested"]);
+    let functions: Vec<String> = claimed["functions"].as_array().into_iter().flatten().map(text).collect();
+    let within = if functions.is_empty() { String::new() } else { format!(", in {}", functions.join(" < ")) };
+    let file = match &attested["exe"] {
+        Value::Null => "no file that is seen outside the sandbox".to_owned(),
+        exe => text(&exe["path"]),
+    };
+    format!(
+        "Asked at {}: {}\n  which is {file}, in {}, by {} line {}{within}.",
+        text(&record["time"]),
+        words.join(" "),
+        text(&attested["cwd"]),
+        text(&claimed["script"]),
+        text(&claimed["line"]),
+    )
+}
+
+fn place(execution: &Value) -> String {
+    match (execution.as_str(), &execution["permissions"]) {
+        (Some("unsandboxed"), _) => "without a sandbox, as the user".to_owned(),
+        (Some("turn_default"), _) => "as a command of its own in the shell's sandbox".to_owned(),
+        (_, Value::String(profile)) => {
+            format!("in a sandbox of its own, under the profile {}", printable(profile.as_bytes()))
+        }
+        _ => "in place".to_owned(),
+    }
+}
+
+fn decided(record: &Value) -> String {
+    match record["decision"].as_str() {
+        Some("run") => "Decided: it ran in place, inside the sandbox that the shell is in.".to_owned(),
+        Some("escalate") => format!("Decided: it ran {}.", place(&record["execution"])),
+        _ => format!("Decided: it was denied.\n  {}", text(&record["reason"])),
+    }
+}
+
+fn rule(record: &Value) -> Option<String> {
+    let rule = record["judgement"]["rule"].as_object()?;
+    Some(format!("{}:{}", text(&rule["file"]), text(&rule["line"])))
+}
+
+fn source(record: &Value) -> String {
+    let Some(rule) = rule(record) else {
+        return "Because: no rule matches, and what no rule matches runs in place.".to_owned();
+    };
+    let judgement = &record["judgement"];
+    let matched: Vec<String> = judgement["matched"].as_array().into_iter().flatten().map(text).collect();
+    let justification = match &judgement["rule"]["justification"] {
+        Value::Null => String::new(),
+        said => format!("\n  It says: {}", text(said)),
+    };
+    format!(
+        "Because: of the rule at {rule}, which matches `{}` and says {}.{justification}",
+        matched.join(" "),
+        text(&judgement["decision"])
+    )
+}
+
+fn change(record: &Value) -> String {
+    let writable = record["attested"]["exe"]["agent_writable"] == true;
+    match (rule(record), record["decision"].as_str(), record["judgement"]["decision"].as_str()) {
+        (None, ..) => "To change that: a rule for it, with the execution that it should have.".to_owned(),
+        (Some(rule), Some("deny"), Some("allow")) if writable => format!(
+            "To change that: the sandbox can write this file, and such a file never gets more than the sandbox \
+             has. Put the program where no sandbox can write, and name that in {rule}."
+        ),
+        (Some(rule), Some("deny"), Some("allow")) => {
+            format!("To change that: the rule at {rule} allows it; what stood against it is said above.")
+        }
+        (Some(rule), Some("deny"), Some("prompt")) => format!(
+            "To change that: nobody can approve in a session of this version; {rule} has to allow it, or no longer match."
+        ),
+        (Some(rule), ..) => format!("To change that: the rule at {rule}, or one that is stricter."),
+    }
+}
+
+fn environment(record: &Value) -> Option<String> {
+    let names = |key: &str| {
+        let listed: Vec<String> = record["env"][key].as_array()?.iter().map(text).collect();
+        Some(listed.join(", ")).filter(|names| !names.is_empty())
+    };
+    let dropped = names("dropped").map(|names| format!("\n  not taken over: {names}"));
+    let kept = names("kept").map(|names| format!("\n  taken over: {names}"));
+    let changes = [kept, dropped].into_iter().flatten().collect::<String>();
+    Some(format!("Variables that the shell had changed:{changes}")).filter(|_| !changes.is_empty())
+}
+
+fn outcome(record: &Value) -> Option<String> {
+    let outcome = record["outcome"].as_object()?;
+    Some(match outcome["status"].as_str() {
+        Some("exited") => format!("It ended with status {}.", text(&outcome["code"])),
+        Some("signaled") => format!("It ended by signal {}.", text(&outcome["signal"])),
+        Some("lost") => "What became of it is not known: it was lost on the way.".to_owned(),
+        Some("refused") => return None,
+        _ => "How it ended is not known.".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(decision: &str, judgement: &Value, writable: bool) -> String {
+        let record = json!({
+            "time": "T", "decision": decision, "reason": "git push (forbidden)", "execution": "unsandboxed", "judgement": judgement,
+            "attested": { "cwd": "/w", "exe": { "path": "/usr/bin/git\u{202e}", "agent_writable": writable } },
+            "claimed": { "argv": ["git", "push"], "context": { "script": "zsh", "line": 3, "functions": ["f"] } },
+            "env": { "kept": [], "dropped": ["LD_PRELOAD"] }, "outcome": { "status": "exited", "code": 0 },
+        });
+        explain(&record).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn each_decision_has_its_reason_and_its_way_out() {
+        let rule = json!({ "decision": "allow", "matched": ["git"], "rule": { "file": "r", "line": 2, "justification": null } });
+        let escalated = said("escalate", &rule, false);
+        for part in [
+            "git push",
+            "in /w, by zsh line 3, in f",
+            "without a sandbox",
+            "the rule at r:2",
+            "LD_PRELOAD",
+            "status 0",
+        ] {
+            assert!(escalated.contains(part), "{part}: {escalated}");
+        }
+        assert!(!escalated.contains('\u{202e}'));
+        assert!(said("deny", &rule, true).contains("the sandbox can write this file"));
+        let none = json!({ "decision": "allow", "matched": [], "rule": null });
+        assert!(said("run", &none, false).contains("no rule matches"));
+        let prompt = json!({ "decision": "prompt", "matched": ["git"], "rule": { "file": "r", "line": 2, "justification": "ask" } });
+        let denied = said("deny", &prompt, false);
+        assert!(denied.contains("It says: ask") && denied.contains("nobody can approve"), "{denied}");
+    }
+}
