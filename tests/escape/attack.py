@@ -68,7 +68,12 @@ def child(code):
         except BaseException:
             traceback.print_exc()
             os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    while True:
+        status = os.waitpid(pid, 0)[1]
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        # It lets itself be traced, and a signal has come.
+        libc.ptrace(7, pid, 0, os.WSTOPSIG(status))  # PTRACE_CONT
 
 
 if __name__ == '__main__':
