@@ -117,6 +117,36 @@ enum RulesAction {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// Print every rule that a session would have
+    List {
+        #[command(flatten)]
+        sources: RuleSources,
+    },
+    /// Print every rule that is looked at for a command, which one decides, and what would happen
+    Explain {
+        #[command(flatten)]
+        sources: RuleSources,
+        /// The command, after `--`
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+}
+
+/// Where rules come from.
+#[derive(Debug, Args)]
+struct RuleSources {
+    /// Rule files, besides those of the configuration
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    rules: Vec<PathBuf>,
+    /// A configuration file, read last
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl RuleSources {
+    fn options(self) -> Options {
+        Options { rules: self.rules, config: self.config, ..Options::default() }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +210,12 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
                 .map(|json| say(&format!("{json}\n")))
                 .map_err(|error| error.to_string()),
         ),
+        Some(Command::Rules { action: RulesAction::List { sources } }) => {
+            status(front::rules(&sources.options()).map(|text| say(&text)))
+        }
+        Some(Command::Rules { action: RulesAction::Explain { sources, command } }) => {
+            status(front::explain_command(&sources.options(), &command).map(|text| say(&text)))
+        }
         Some(Command::Sandbox { action: SandboxAction::Explain(arguments) }) => {
             status(front::explain(arguments).map(|text| say(&text)))
         }

@@ -8,3 +8,4 @@ mod lifecycle;
 mod machines;
 mod peers;
 mod permissions;
+mod rules;

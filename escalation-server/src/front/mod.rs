@@ -12,7 +12,7 @@ mod why;
 pub(crate) use doctor::doctor;
 pub(crate) use env::env;
 pub(crate) use log::{LogArguments, log};
-pub(crate) use rules::check;
+pub(crate) use rules::{check, explain_command, rules};
 pub(crate) use sandbox::{ExplainArguments, Shape, convert, explain, intersect};
 pub(crate) use sessions::{end, list};
 pub(crate) use shell::run;

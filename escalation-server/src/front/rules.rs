@@ -1,13 +1,14 @@
-//! `postern rules check`: what rules say of a command, in the reference's JSON.
+//! `postern rules`: what there is, and what it says of a command.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::session::{ConfigError, bytes, check_rules};
+use crate::flow::text::printable;
+use crate::session::{ConfigError, Options, Written, bytes, check_rules, explain_rules, list_rules};
 
-/// Prints the rules that match, and the strictest decision if any does.
+/// The rules that match, and the strictest decision if any does, as JSON.
 ///
 /// # Errors
 /// A rule file that cannot be read or understood.
@@ -39,4 +40,39 @@ pub(crate) fn check(rules: &[PathBuf], command: &[OsString]) -> Result<String, C
         answer.insert("decision".to_owned(), json!(decision));
     }
     Ok(Value::Object(answer).to_string())
+}
+
+fn line(rule: &Written) -> String {
+    let execution = rule.execution.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
+    let said = rule.justification.as_ref().map(|text| format!("  # {text}")).unwrap_or_default();
+    printable(format!("{}  {}  ({}{execution}){said}", rule.place, rule.pattern, rule.decision).as_bytes())
+}
+
+/// Every rule that a session would have; the text for standard output.
+///
+/// # Errors
+/// What would keep a session from starting here.
+pub(crate) fn rules(options: &Options) -> Result<String, String> {
+    let rules = list_rules(options).map_err(|error| error.to_string())?;
+    Ok(rules.iter().map(|rule| format!("{}\n", line(rule))).collect())
+}
+
+/// What would become of a command here, and every rule that was looked at; the text for standard
+/// output.
+///
+/// # Errors
+/// What would keep a session from starting here.
+pub(crate) fn explain_command(options: &Options, command: &[OsString]) -> Result<String, String> {
+    let argv: Vec<_> = command.iter().map(|word| bytes(word)).collect();
+    let explained = explain_rules(options, &argv).map_err(|error| error.to_string())?;
+    let program = explained.program.map_or_else(
+        || "no file of this name is found".to_owned(),
+        |path| printable(path.as_os_str().as_encoded_bytes()),
+    );
+    let mut text = format!("program   {program}\n");
+    for (rule, said) in &explained.rules {
+        text.push_str(&format!("rule      {}\n          {said}\n", line(rule)));
+    }
+    text.push_str(&format!("decision  {}\n", explained.decision));
+    Ok(text)
 }

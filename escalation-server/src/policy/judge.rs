@@ -93,7 +93,31 @@ pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution)
 
 /// Every rule that matches, in the order of loading within each name.
 pub(crate) fn matches<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Match<'a>> {
-    let mut found: Vec<Match<'a>> = Vec::new();
+    let considered = consider(policy, subject).into_iter();
+    considered.filter(|looked| looked.counts == Counts::Yes).map(|looked| looked.hit).collect()
+}
+
+/// A rule about a program of this name, and whether it counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looked<'a> {
+    pub(crate) hit: Match<'a>,
+    pub(crate) counts: Counts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counts {
+    Yes,
+    /// The words after the first are others.
+    OtherWords,
+    /// Programs of this name may lie elsewhere, and not there.
+    NotListed,
+    /// It allows, and the sandbox could have made the name, or write the file.
+    NotTrusted,
+}
+
+/// Every rule about a program of the subject's names, each once: as it counts, if it does by any.
+pub(crate) fn consider<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Looked<'a>> {
+    let mut found: Vec<Looked<'a>> = Vec::new();
     let names = [Some(subject.given), subject.resolved.filter(|path| *path != subject.given)];
     for path in names.into_iter().flatten() {
         // A name that the sandbox could have made up may forbid, never allow.
@@ -101,26 +125,27 @@ pub(crate) fn matches<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Matc
         let whole = path.to_string_lossy();
         let base = path.file_name().map_or(Cow::Borrowed(""), |name| name.to_string_lossy());
         let mut collect = |program: &str, bare: bool| {
-            for rule in policy.about(program).filter(|rule| rest_matches(rule, subject.argv)) {
-                let listed =
-                    policy.host(program).is_some_and(|paths| paths.iter().any(|path| *path == whole));
-                let permitted = match rule.verdict {
-                    Verdict::Allow if !speaks => false,
-                    Verdict::Allow if bare => {
-                        listed || (policy.host(program).is_none() && !subject.agent_writable)
-                    }
+            for rule in policy.about(program) {
+                let hosts = policy.host(program).filter(|_| bare);
+                let listed = hosts.is_none_or(|paths| paths.iter().any(|path| *path == whole));
+                let trusted = speaks && (!bare || hosts.is_some() || !subject.agent_writable);
+                let counts = if !rest_matches(rule, subject.argv) {
+                    Counts::OtherWords
+                } else if !listed {
                     // A path that is not listed is another program, for every rule alike.
-                    _ if bare => listed || policy.host(program).is_none(),
-                    _ => true,
+                    Counts::NotListed
+                } else if rule.verdict == Verdict::Allow && !trusted {
+                    Counts::NotTrusted
+                } else {
+                    Counts::Yes
                 };
-                let new = !found.iter().any(|hit| std::ptr::eq(hit.rule, rule));
-                if permitted && new {
-                    let word = rule.pattern[0].iter().find(|word| *word == program);
-                    found.push(Match {
-                        rule,
-                        program: word.map_or("", String::as_str),
-                        resolved_program: bare.then_some(path),
-                    });
+                let word = rule.pattern[0].iter().find(|word| *word == program);
+                let program = word.map_or("", String::as_str);
+                let hit = Match { rule, program, resolved_program: bare.then_some(path) };
+                match found.iter_mut().find(|looked| std::ptr::eq(looked.hit.rule, rule)) {
+                    Some(before) if before.counts != Counts::Yes => *before = Looked { hit, counts },
+                    Some(_) => {}
+                    None => found.push(Looked { hit, counts }),
                 }
             }
         };

@@ -4,6 +4,6 @@ mod judge;
 mod language;
 mod rules;
 
-pub(crate) use judge::{Subject, judge, matches};
+pub(crate) use judge::{Counts, Subject, consider, judge, matches};
 pub(crate) use language::{LoadError, load};
-pub(crate) use rules::Policy;
+pub(crate) use rules::{Policy, Rule};

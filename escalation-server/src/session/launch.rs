@@ -71,7 +71,7 @@ pub(crate) struct Prepared {
     pub(crate) turn: Resolved,
     pub(crate) plan: Option<Plan>,
     pub(super) named: std::collections::BTreeMap<String, Resolved>,
-    reach: Reach,
+    pub(super) reach: Reach,
     pub(super) abilities: Abilities,
     pub(super) own: Own,
     /// Roots where whoever is inside can make a repository, which is then its own.
