@@ -12,7 +12,7 @@ use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::commands::{Command, Commands, Lifeline, SHELL};
-use super::enter::{Sandbox, enter};
+use super::enter::{Sandbox, enter, readable};
 use super::message::{
     Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
 };
@@ -467,11 +467,31 @@ impl Spawner {
         Ok(())
     }
 
+    /// Waits until it is known which process is the first one of the turn's sandbox. Its shell may
+    /// have asked for something before whoever made both has told.
+    fn await_turn(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.standbys.knows_turn() {
+            let Some(report) = self.commands.get(SHELL).and_then(|shell| shell.report.as_ref()) else {
+                return;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !readable(report, Some(left)).unwrap_or(false) {
+                return;
+            }
+            self.take_report(SHELL);
+        }
+    }
+
     fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), String> {
         let text = |error: io::Error| error.to_string();
         // Kernel-given, while the waiter holds still: it waits for our answer.
         let limits = process::limits(start.waiter).map_err(text)?;
         let nice = process::nice(start.waiter);
+        if start.target == Target::Turn {
+            self.await_turn();
+        }
         let standby = self.standbys.take(&start.target)?;
         let placeholders = match &standby.control {
             Some(control) => self.standbys.protect(control, &standby.absent)?,

@@ -104,6 +104,11 @@ impl Standbys {
         Ok(placed)
     }
 
+    /// Whether commands can enter the turn's sandbox, or there is none to enter.
+    pub(super) fn knows_turn(&self) -> bool {
+        self.turn.is_some() || self.profiles.turn.as_ref().is_none_or(Plan::is_alone)
+    }
+
     /// From now on commands can enter the turn's sandbox, by its first process.
     pub(super) fn turn_is(&mut self, init: OwnedFd) {
         if let Ok(Some((plan, confinement))) = self.turn_plan() {
