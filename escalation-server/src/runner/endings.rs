@@ -89,9 +89,9 @@ impl Spawner {
     /// ended. A sandbox whose first process does not answer ends: nobody would know what is open in it.
     fn recover(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(5);
+        self.recoveries = self.recoveries.wrapping_add(1);
+        let number = self.recoveries;
         for (init, control) in self.commands.changed_sandboxes() {
-            self.recoveries.set(self.recoveries.get().wrapping_add(1));
-            let number = self.recoveries.get();
             let deadline = Instant::now() + PATIENCE;
             let asked = control.send(&ToInit::Recover(number), &[]).is_ok();
             let answered = asked

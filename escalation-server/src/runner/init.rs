@@ -51,10 +51,10 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
         let paths = match order {
             ToInit::Cover(paths) => paths,
             ToInit::Recover(number) => {
-                if let Some(watch) = &mut watch {
-                    recover(control, watch);
+                // Without an answer the spawner ends this sandbox.
+                if watch.as_mut().is_none_or(|watch| recover(control, watch).is_ok()) {
+                    let _told = control.send(&FromInit::Recovered(number), &[]);
                 }
-                let _told = control.send(&FromInit::Recovered(number), &[]);
                 continue;
             }
         };
@@ -121,14 +121,20 @@ fn keep_covered(control: &Channel, watch: Option<&mut Watch>, others: &[Borrowed
     let waits = watch.as_deref().is_some_and(Watch::waits);
     let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { patience }));
     let changed = polls.iter().skip(others.len()).any(|polled| polled.any().unwrap_or(false));
-    if let Some(watch) = watch.filter(|_| changed || waits) {
-        recover(control, watch);
+    if let Some(watch) = watch.filter(|_| changed || waits)
+        && recover(control, watch).is_err()
+    {
+        // It takes along everything that it could not hold any more.
+        process::exit_now(1);
     }
 }
 
 /// Covers what is not covered any more, and says so.
-fn recover(control: &Channel, watch: &mut Watch) {
-    for change in watch.restore() {
+///
+/// # Errors
+/// As for [`Watch::restore`].
+fn recover(control: &Channel, watch: &mut Watch) -> io::Result<()> {
+    for change in watch.restore()? {
         let bytes = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
         let news = match change {
             Change::Restored { path, gap } => {
@@ -139,4 +145,5 @@ fn recover(control: &Channel, watch: &mut Watch) {
         };
         let _told = control.send(&news, &[]);
     }
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! The spawner: one thread, in the shell's session, the only process that forks. It starts the
 //! shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -64,8 +63,8 @@ pub(super) struct Spawner {
     pub(super) commands: Commands,
     pub(super) shell_ended: bool,
     pub(super) ending: Option<Instant>,
-    /// Numbers each time that a sandbox was asked to cover what is not covered any more.
-    pub(super) recoveries: Cell<u32>,
+    /// Numbers each time that sandboxes were asked to cover what is not covered any more.
+    pub(super) recoveries: u32,
 }
 
 /// The spawner's life: starts the shell and serves until no process of the session is left.
@@ -104,7 +103,7 @@ impl Spawner {
             commands,
             shell_ended: false,
             ending: None,
-            recoveries: Cell::new(0),
+            recoveries: 0,
         };
         if let Err(what) = spawner.start_shell(shell) {
             spawner.tell_front(&FrontReport::Failed { what });

@@ -45,14 +45,16 @@ pub(super) fn weaknesses(profile: &Resolved, own: &Own, landlock_abi: u32) -> Ve
     if landlock_abi < SCOPES {
         found.push(weakness("signals", None));
     }
-    let writable =
-        |path: &Path| path.parent().is_some_and(|parent| profile.access(parent) == Some(Access::Write));
+    // However much is taken back in between: a right holds for all that is below.
+    let below_writable =
+        |path: &Path| path.ancestors().skip(1).any(|above| profile.access(above) == Some(Access::Write));
     let mut roots = profile.writable_roots().filter(|root| !own.temporary.iter().any(|other| other == root));
     if let Some(root) = roots.next() {
         found.push(weakness("protect_git", Some(&root.join(".git"))));
     }
     for (name, access) in [("read_only_below", Access::Read), ("deny_below", Access::None)] {
-        let mut entries = profile.entries.iter().filter(|(path, given)| *given == access && writable(path));
+        let mut entries =
+            profile.entries.iter().filter(|(path, given)| *given == access && below_writable(path));
         let below = entries.next().map(|(path, _)| path.clone());
         let pattern = profile.denied.iter().find(|denied| {
             access == Access::None
@@ -64,7 +66,7 @@ pub(super) fn weaknesses(profile: &Resolved, own: &Own, landlock_abi: u32) -> Ve
             found.push(weakness(name, Some(&at)));
         }
     }
-    if let Some(path) = own.hidden.iter().find(|path| profile.access(path) == Some(Access::Write)) {
+    if let Some(path) = own.hidden.iter().find(|path| below_writable(path)) {
         found.push(weakness("hide_state", Some(path)));
     }
     found
@@ -132,6 +134,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sandbox::Leases;
 
     /// A tree in which every directory has a file and two directories, three levels deep.
     fn tree() -> tempfile::TempDir {
@@ -145,6 +148,30 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         fill(tree.path(), 3);
         tree
+    }
+
+    #[test]
+    fn what_is_taken_back_in_between_holds_nothing_further_down() {
+        let state = tempfile::tempdir().unwrap();
+        let own = Own {
+            hidden: vec!["/w/own/state".into()],
+            temporary: Vec::new(),
+            leases: Leases::within(state.path()).unwrap(),
+            serves_sockets: false,
+            terminal: None,
+        };
+        let entries = [("/w", Access::Write), ("/w/own", Access::Read), ("/w/own/secret", Access::None)];
+        let entries = entries.map(|(path, access)| (PathBuf::from(path), access)).to_vec();
+        let names = |entries: Vec<_>, abi| {
+            let profile = Resolved { entries, ..Resolved::default() };
+            weaknesses(&profile, &own, abi).iter().map(|weak| weak.name).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(entries, SCOPES),
+            ["processes", "metadata", "protect_git", "read_only_below", "deny_below", "hide_state"]
+        );
+        let reading = vec![(PathBuf::from("/"), Access::Read), (PathBuf::from("/w/own"), Access::None)];
+        assert_eq!(names(reading, SCOPES - 1), ["processes", "metadata", "signals"]);
     }
 
     proptest! {

@@ -140,19 +140,14 @@ impl Watch {
     }
 
     /// Covers again what is not covered any more, as far as it is there.
-    pub(crate) fn restore(&mut self) -> Vec<Change> {
+    ///
+    /// # Errors
+    /// If it cannot be seen what is covered.
+    pub(crate) fn restore(&mut self) -> io::Result<Vec<Change>> {
         while self.moves.as_ref().is_some_and(|moves| moves.read_events().is_ok_and(|some| !some.is_empty()))
         {
         }
-        let mounted = match self.mounted() {
-            Ok(mounted) => mounted,
-            Err(error) => {
-                return vec![Change::Open {
-                    path: PathBuf::from("/"),
-                    what: format!("read the mounts: {error}"),
-                }];
-            }
-        };
+        let mounted = self.mounted()?;
         let now = Instant::now();
         let (mut changes, mut restored) = (Vec::new(), Vec::new());
         for (path, mount) in &self.covers {
@@ -179,7 +174,7 @@ impl Watch {
         for path in restored {
             self.look_above(&path);
         }
-        changes
+        Ok(changes)
     }
 
     /// Where something is mounted.
