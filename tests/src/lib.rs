@@ -83,13 +83,18 @@ pub fn prefix() -> &'static Path {
 fn fresh_directory(what: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Not below /tmp, which sandboxes may write.
-    let path = PathBuf::from(format!(
-        "/var/tmp/postern-tests/{}-{}-{what}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ));
-    std::fs::create_dir_all(&path).expect("a directory below /var/tmp");
-    path
+    let base = Path::new("/var/tmp/postern-tests");
+    std::fs::create_dir_all(base).expect("a directory below /var/tmp");
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("{}-{next}-{what}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Ok(()) => return path,
+            // An earlier program of the same pid left it.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
 }
 
 /// A home, a workspace that is a git repository, and a place that no sandbox may write.
