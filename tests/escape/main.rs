@@ -20,6 +20,7 @@ mod metadata;
 mod namespaces;
 mod nodes;
 mod planted;
+mod predecessors;
 mod preload;
 mod privileges;
 mod proc_files;

@@ -5,12 +5,28 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::channel::Channel;
-use super::message::Become;
-use crate::sandbox::{Changes, Placeholder};
+use super::message::{Become, Target};
+use crate::sandbox::{Changes, Facts, Placeholder};
 use crate::sys::process::Usage;
 
 /// The shell's number among the commands.
 pub(super) const SHELL: u64 = 0;
+
+/// What a sandbox is built for, by which it is found again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Purpose {
+    pub(super) target: Target,
+    pub(super) approval: String,
+    pub(super) facts: Facts,
+}
+
+/// A sandbox that outlives its command, for the next one of its kind.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) purpose: Purpose,
+    /// Its first process.
+    pub(super) pidfd: OwnedFd,
+}
 
 /// What a sandbox lives by. Dropped when its first process has ended, and everything in it.
 #[derive(Debug, Default)]
@@ -18,6 +34,7 @@ pub(super) struct Lifeline {
     /// Finished, it lets the first process end as soon as no other is left.
     pub(super) control: Option<Channel>,
     pub(super) finished: bool,
+    pub(super) kept: Option<Kept>,
     pub(super) placeholders: Vec<Placeholder>,
     /// What is covered in it.
     pub(super) covers: Vec<PathBuf>,
@@ -26,6 +43,14 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
+    fn finish(&mut self) {
+        self.kept = None;
+        self.finished = true;
+        if let Some(control) = &self.control {
+            control.finish();
+        }
+    }
+
     fn fds(&self) -> impl Iterator<Item = i32> {
         let leases = self.placeholders.iter().filter_map(Placeholder::fd);
         let changes = self.changes.iter().map(AsRawFd::as_raw_fd);
@@ -36,8 +61,12 @@ impl Lifeline {
 #[derive(Debug, Default)]
 pub(super) struct Command {
     pub(super) pid: Option<i32>,
-    /// The first process of a PID namespace of its own.
+    /// The first process of a PID namespace in which no other command runs.
     pub(super) init: Option<i32>,
+    /// Its process stood by where an earlier command ran.
+    pub(super) entered: bool,
+    /// Why its sandbox is to be kept once it runs, if it is.
+    pub(super) keeps: Option<Purpose>,
     /// Until that one is known.
     pub(super) lifeline: Lifeline,
     /// See [`super::standby::Standby::offers`].
@@ -113,9 +142,9 @@ impl Commands {
     pub(super) fn learn(&mut self, id: u64, init: Option<i32>, pid: i32) -> Vec<Told> {
         let Some(command) = self.by_id.get_mut(&id) else { return Vec::new() };
         command.pid = Some(pid);
-        command.init = init;
         self.by_pid.insert(pid, id);
         if let Some(init) = init {
+            command.init = Some(init);
             let mut lifeline = std::mem::take(&mut command.lifeline);
             let placed = lifeline.placeholders.iter().map(|placeholder| placeholder.path().to_path_buf());
             let covers = std::mem::take(&mut lifeline.covers).into_iter().chain(placed).collect();
@@ -155,13 +184,43 @@ impl Commands {
         // Reruns in the turn's sandbox are not its first process's children.
         let turn_goes_on = self.by_id.values().any(|other| other.in_turn);
         let init = if command.in_turn { self.turn_init.filter(|_| !turn_goes_on) } else { command.init };
-        if let Some(lifeline) = init.and_then(|init| self.lifelines.get_mut(&init)) {
-            lifeline.finished = true;
-            if let Some(control) = &lifeline.control {
-                control.finish();
-            }
+        if let Some(lifeline) = init.and_then(|init| self.lifelines.get_mut(&init))
+            && lifeline.kept.is_none()
+        {
+            lifeline.finish();
         }
         Some(command)
+    }
+
+    /// Keeps a sandbox when its command has ended. Of each kind of target one is.
+    pub(super) fn keep(&mut self, init: i32, kept: Kept) {
+        let target = kept.purpose.target.clone();
+        self.release(|old| old.purpose.target == target);
+        if let Some(lifeline) = self.lifelines.get_mut(&init) {
+            lifeline.kept = Some(kept);
+        }
+    }
+
+    /// The sandbox that is kept for this purpose, whether or not a command runs in it.
+    pub(super) fn kept(&self, purpose: &Purpose) -> Option<(i32, &Kept)> {
+        let mut kept = self.lifelines.iter().filter_map(|(init, line)| Some((*init, line.kept.as_ref()?)));
+        kept.find(|(_, kept)| kept.purpose == *purpose)
+    }
+
+    /// Whether no command runs in a sandbox. What one has left behind may.
+    pub(super) fn is_free(&self, init: i32) -> bool {
+        self.by_id.values().all(|command| command.init != Some(init))
+    }
+
+    /// Sandboxes that are kept, and are like this, go with their commands.
+    pub(super) fn release(&mut self, like: impl Fn(&Kept) -> bool) {
+        for (init, lifeline) in &mut self.lifelines {
+            if lifeline.kept.take_if(|kept| like(kept)).is_some()
+                && self.by_id.values().all(|command| command.init != Some(*init))
+            {
+                lifeline.finish();
+            }
+        }
     }
 
     /// First processes of sandboxes, and what they speak by.
@@ -238,6 +297,47 @@ mod tests {
         commands.forget(1);
         assert!(!is_kept(&own) && is_kept(&turn));
         assert!(commands.sandbox_ended(20).is_some());
+    }
+
+    fn keep(commands: &mut Commands, init: i32, approval: &str) -> Purpose {
+        let target = Target::Profile("git".to_owned());
+        let purpose = Purpose { target, approval: approval.to_owned(), facts: Facts::default() };
+        let pidfd = std::fs::File::open("/dev/null").unwrap().into();
+        commands.keep(init, Kept { purpose: purpose.clone(), pidfd });
+        purpose
+    }
+
+    #[test]
+    fn a_sandbox_that_is_kept_outlives_its_command_until_it_is_let_go() {
+        let (mut commands, _turn) = with_shell();
+        let (lifeline, own) = lifeline();
+        commands.add(1, Command { lifeline, ..Command::default() });
+        commands.learn(1, Some(20), 21);
+        let purpose = keep(&mut commands, 20, "a rule");
+        assert!(!commands.is_free(20));
+        commands.forget(1);
+        assert!(is_kept(&own) && commands.is_free(20));
+        assert_eq!(commands.kept(&purpose).map(|(init, _)| init), Some(20));
+        commands.release(|_| true);
+        assert!(!is_kept(&own) && commands.kept(&purpose).is_none());
+    }
+
+    #[test]
+    fn one_sandbox_of_a_kind_is_kept_and_goes_when_its_command_does() {
+        let (mut commands, _turn) = with_shell();
+        let (first, its) = lifeline();
+        commands.add(1, Command { lifeline: first, ..Command::default() });
+        commands.learn(1, Some(20), 21);
+        let old = keep(&mut commands, 20, "a rule");
+        let (second, others) = lifeline();
+        commands.add(2, Command { lifeline: second, ..Command::default() });
+        commands.learn(2, Some(30), 31);
+        let new = keep(&mut commands, 30, "another");
+        assert!(commands.kept(&old).is_none() && commands.kept(&new).is_some());
+        assert!(is_kept(&its), "a command runs in it");
+        commands.forget(1);
+        commands.forget(2);
+        assert!(!is_kept(&its) && is_kept(&others));
     }
 
     #[test]

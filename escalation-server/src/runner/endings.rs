@@ -87,7 +87,7 @@ impl Spawner {
 
     /// Waits until what a command has uncovered is covered again, before anybody learns that it has
     /// ended. A sandbox whose first process does not answer ends: nobody would know what is open in it.
-    fn recover(&mut self) {
+    pub(super) fn recover(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(5);
         self.recoveries = self.recoveries.wrapping_add(1);
         let number = self.recoveries;
@@ -118,6 +118,7 @@ impl Spawner {
         self.recover();
         if id == SHELL {
             self.shell_ended = true;
+            self.let_kept_go();
             self.await_sandboxes();
         }
         if command.over {

@@ -134,7 +134,7 @@ fn enter_existing<'a>(
     sandbox: Sandbox<'a>,
 ) -> Step<Place<'a>> {
     process::enter_namespaces(init, plan.user_namespace(), !plan.network())
-        .map_err(failed("enter the turn's sandbox"))?;
+        .map_err(failed("enter the sandbox"))?;
     match sibling()? {
         Fork::Child => Ok(Place { sandbox, view: None }),
         Fork::Parent(pid) => leave(report, 0, pid),

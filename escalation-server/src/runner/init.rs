@@ -1,4 +1,4 @@
-//! Pid 1 of a sandbox: builds what will be seen, covers more when told to, reaps.
+//! Pid 1 of a sandbox: builds what will be seen, covers more when told to, takes orphans in.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,8 +19,6 @@ const RETURN: u16 = 10;
 /// How often it is looked whether what still runs in a sandbox that nobody needs has ended, in
 /// milliseconds.
 const LINGER: u16 = 100;
-/// How often orphans are reaped while nothing else happens, in milliseconds.
-const REAP: u16 = 500;
 
 /// Ends when the other end of `control` is closed and no process is left; dies with the spawner, and
 /// takes everything in the namespace along. `view` leads to the process that waits for the mounts.
@@ -46,7 +44,8 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
     process::default_signals();
-    process::set_signals(0, 0);
+    // Orphans leave nothing behind when they end.
+    process::set_signals(1 << (libc::SIGCHLD - 1), 0);
     while let Some(order) = next_order(control, watch.as_mut()) {
         let paths = match order {
             ToInit::Cover(paths) => paths,
@@ -69,34 +68,28 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
         let _told = view.send(&covered, &[]);
     }
     // Whoever waits for the sandbox's end learns at once if it is not now.
-    if !reap() {
+    if !is_empty() {
         let _told = control.send(&FromInit::Lingers, &[]);
         // What still runs is as hostile as before: covers are kept in place to its end.
-        while !reap() {
-            keep_covered(control, watch.as_mut(), &[], LINGER);
+        while !is_empty() {
+            keep_covered(control, watch.as_mut(), &[], PollTimeout::from(LINGER));
         }
     }
     let _told = control.send(&FromInit::Empty, &[]);
     process::exit_now(0)
 }
 
-/// Reaps what has ended; true if no process is left.
-fn reap() -> bool {
-    loop {
-        match process::wait_any(false) {
-            Ok(Some(_)) => {}
-            Ok(None) => return false,
-            Err(_) => return true,
-        }
-    }
+/// Whether no orphan is left.
+fn is_empty() -> bool {
+    process::wait_any(false).is_err()
 }
 
 fn path_of(bytes: &Bytes) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes.as_slice()))
 }
 
-/// The next order; none when the spawner needs this sandbox no more. Meanwhile orphans are reaped and
-/// covers kept in place.
+/// The next order; none when the spawner needs this sandbox no more. Meanwhile covers are
+/// kept in place.
 fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<ToInit> {
     loop {
         match control.receive() {
@@ -104,22 +97,24 @@ fn next_order(control: &Channel, mut watch: Option<&mut Watch>) -> Option<ToInit
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => return None,
         }
-        keep_covered(control, watch.as_deref_mut(), &[control.as_fd()], REAP);
-        // Orphans must not pile up.
-        let _some_left = reap();
+        keep_covered(control, watch.as_deref_mut(), &[control.as_fd()], PollTimeout::NONE);
     }
 }
 
-/// Waits until one of `others` can be read or something happens to the mounts, at most `patience`
-/// milliseconds; covers again what is not covered any more, and says so.
-fn keep_covered(control: &Channel, watch: Option<&mut Watch>, others: &[BorrowedFd<'_>], patience: u16) {
+/// Waits until one of `others` can be read or something happens to the mounts, at most `patience`; covers again what is not covered any more, and says so.
+fn keep_covered(
+    control: &Channel,
+    watch: Option<&mut Watch>,
+    others: &[BorrowedFd<'_>],
+    patience: PollTimeout,
+) {
     let mut polls: Vec<_> = others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     if let Some((mounts, moves)) = watch.as_deref().map(Watch::fds) {
         polls.push(PollFd::new(mounts, PollFlags::POLLPRI));
         polls.extend(moves.map(|moves| PollFd::new(moves, PollFlags::POLLIN)));
     }
     let waits = watch.as_deref().is_some_and(Watch::waits);
-    let _interrupted = poll(&mut polls, PollTimeout::from(if waits { RETURN } else { patience }));
+    let _interrupted = poll(&mut polls, if waits { PollTimeout::from(RETURN) } else { patience });
     let changed = polls.iter().skip(others.len()).any(|polled| polled.any().unwrap_or(false));
     if let Some(watch) = watch.filter(|_| changed || waits)
         && recover(control, watch).is_err()

@@ -11,7 +11,7 @@ pub(crate) enum Target {
     Outside,
     /// In the turn's sandbox.
     Turn,
-    /// In a new sandbox of this profile.
+    /// In a sandbox of this profile in which nothing else runs.
     Profile(String),
 }
 
@@ -41,6 +41,8 @@ pub(crate) enum Cwd {
 pub(crate) struct Start {
     pub(crate) id: u64,
     pub(crate) target: Target,
+    /// What allowed it. No sandbox is used for one approval after another.
+    pub(crate) approval: String,
     pub(crate) image: Image,
     pub(crate) cwd: Cwd,
     pub(crate) argv: Vec<Bytes>,

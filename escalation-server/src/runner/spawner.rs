@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
-use super::commands::{Command, Commands, Lifeline, SHELL};
+use super::commands::{Command, Commands, Kept, Lifeline, SHELL};
 use super::enter::{Sandbox, enter, readable};
 use super::message::{
     Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
@@ -21,6 +21,9 @@ use super::standby::{Named, Standbys};
 use super::tree::{hang_up_stopped, kill_descendants};
 use crate::sandbox::{Abilities, Own, Plan};
 use crate::sys::process::{self, Fork};
+
+/// What the kernel calls a spawner, by which whoever descends from a session is known.
+const SPAWNER_NAME: &std::ffi::CStr = c"postern-spawner";
 
 /// How long a hang-up may take before the kill.
 const GRACE: Duration = Duration::from_secs(1);
@@ -69,7 +72,7 @@ pub(super) struct Spawner {
 
 /// The spawner's life: starts the shell and serves until no process of the session is left.
 pub(crate) fn spawn(server: Channel, front: Channel, profiles: Profiles, shell: ShellStart) {
-    process::set_name(c"postern-spawner");
+    process::set_name(SPAWNER_NAME);
     let started = Spawner::new(server, front, profiles, &shell);
     // Its descriptors were closed in favour of whoever waits for their end.
     std::mem::forget(shell);
@@ -146,14 +149,20 @@ impl Spawner {
             }
             let over = self.commands.is_empty() || self.ending.is_some();
             if over {
-                self.standbys.dismiss();
+                self.let_kept_go();
                 if self.childless() {
                     return;
                 }
             } else {
-                self.standbys.replenish();
+                self.standbys.replenish(&self.commands);
             }
         }
+    }
+
+    /// Keeps no sandbox any longer for commands to come.
+    pub(super) fn let_kept_go(&mut self) {
+        self.standbys.dismiss();
+        self.commands.release(|_| true);
     }
 
     /// Whoever waits for the end of the caller's descriptors is not to wait for us.
@@ -353,6 +362,12 @@ impl Spawner {
     fn release(&mut self, id: u64, pid: i32) {
         let Some(command) = self.commands.get_mut(id) else { return };
         let Some((mut order, fds)) = command.order.take() else { return };
+        // Nothing runs there any more that could still change it.
+        if command.entered && process::scheduling(pid).ok() != process::scheduling(0).ok() {
+            let what = "a command that ran there before has changed how its process is scheduled".to_owned();
+            self.fail(id, Report::Failed { id, what });
+            return self.kill(id);
+        }
         order.own_session = !join_job(pid, order.start.waiter);
         let Some(report) = &command.report else { return };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -402,6 +417,13 @@ impl Spawner {
                 Some(pid) if command.ready => {
                     let fds = std::mem::take(&mut command.fds);
                     let served = std::mem::take(&mut command.served);
+                    let keeps = command.keeps.take().zip(command.init).filter(|_| !self.shell_ended);
+                    if let Some((purpose, init)) = keeps
+                        && self.commands.kept(&purpose).is_none()
+                        && let Ok(pidfd) = process::pidfd_open(init)
+                    {
+                        self.commands.keep(init, Kept { purpose, pidfd });
+                    }
                     if !served.is_empty() {
                         self.tell_server_with(&Report::Served, &served);
                     }
@@ -491,11 +513,15 @@ impl Spawner {
         if start.target == Target::Turn {
             self.await_turn();
         }
-        let standby = self.standbys.take(&start.target)?;
+        let standby = self.standbys.take(&start.target, &start.approval, &self.commands)?;
         let placeholders = match &standby.control {
             Some(control) => self.standbys.protect(control, &standby.absent)?,
             None => Vec::new(),
         };
+        if standby.within.is_some() {
+            // What was changed since the last run in there was changed before this one.
+            self.recover();
+        }
         let (id, asker, in_turn) = (start.id, start.waiter, start.target == Target::Turn);
         let order = Become {
             limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
@@ -512,6 +538,9 @@ impl Spawner {
                 covers: standby.covers,
                 ..Lifeline::default()
             },
+            init: standby.within,
+            entered: standby.within.is_some(),
+            keeps: standby.purpose.filter(|_| standby.keepable),
             offers: standby.offers,
             order: Some((Box::new(order), fds)),
             in_turn,

@@ -14,9 +14,11 @@ use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::command::stand_by;
+use super::commands::{Commands, Purpose};
 use super::enter::{Sandbox, Stop, enter, keep_only};
 use super::message::{ChildReport, Target, ToInit};
 use super::spawner::Profiles;
+use super::tree::has_children;
 use crate::profile::Resolved;
 use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Shared, plan};
 use crate::sys::process::{self, Fork, Limits};
@@ -33,13 +35,18 @@ pub(super) struct Standby {
     pub(super) covers: Vec<PathBuf>,
     /// Whether its sandbox has a user namespace, if others may share what can be shared.
     pub(super) offers: Option<bool>,
-    /// What its sandbox was built by.
-    facts: Option<Facts>,
+    /// The first process of the kept sandbox that it is in.
+    pub(super) within: Option<i32>,
+    /// What a sandbox of its own is for.
+    pub(super) purpose: Option<Purpose>,
+    /// Whether it may be kept: not one that puts stand-ins in places where nobody else needs them.
+    pub(super) keepable: bool,
 }
 
 /// A sandbox to be made.
+#[derive(Debug, Clone)]
 struct Design {
-    facts: Facts,
+    purpose: Purpose,
     plan: Plan,
 }
 
@@ -54,8 +61,8 @@ pub(super) struct Standbys {
     /// What sandboxes without the network share, once there is one.
     shared: Option<Shared>,
     ready: HashMap<Target, Standby>,
-    /// Kinds to be made again.
-    used: Vec<Target>,
+    /// Kinds to be made again, as the last one was. Whoever takes one looks whether that still holds.
+    used: Vec<(Target, Option<Design>)>,
 }
 
 impl Standbys {
@@ -132,30 +139,41 @@ impl Standbys {
         Ok(made)
     }
 
-    /// A process for a command: one that is ready, if its sandbox is still what would be built now.
+    /// A process for a command: one that is ready, if its sandbox is still what would be built now, and
+    /// nothing is left in it of another command.
     ///
     /// # Errors
     /// What the sandbox cannot hold, or what keeps the process from being made.
-    pub(super) fn take(&mut self, target: &Target) -> Result<Standby, String> {
-        let design = self.design(target)?;
-        self.used.push(target.clone());
+    pub(super) fn take(
+        &mut self,
+        target: &Target,
+        approval: &str,
+        commands: &Commands,
+    ) -> Result<Standby, String> {
+        let design = self.design(target, approval)?;
+        if !self.used.iter().any(|(used, _)| used == target) {
+            self.used.push((target.clone(), design.clone()));
+        }
+        let empty = |init: i32| commands.is_free(init) && !has_children(init);
         if let Some(standby) = self.ready.remove(target)
-            && standby.facts.as_ref() == design.as_ref().map(|design| &design.facts)
+            && fits(&standby, design.as_ref().map(|design| &design.purpose))
+            && standby.within.is_none_or(empty)
             && standby.report.is_open()
         {
-            return Ok(standby);
+            return Ok(Standby { purpose: design.map(|design| design.purpose), ..standby });
         }
-        self.make(target, design)
+        self.make(target, design, None)
     }
 
-    /// Makes the next ones of the kinds that were taken.
-    pub(super) fn replenish(&mut self) {
-        for target in std::mem::take(&mut self.used) {
+    /// Makes the next ones of the kinds that were taken, in sandboxes that are kept where there are any.
+    pub(super) fn replenish(&mut self, commands: &Commands) {
+        for (target, design) in std::mem::take(&mut self.used) {
             if self.ready.contains_key(&target) {
                 continue;
             }
             // If it cannot be made now, whoever needs it will be told why.
-            if let Ok(standby) = self.design(&target).and_then(|design| self.make(&target, design)) {
+            let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose));
+            if let Ok(standby) = self.make(&target, design, kept.map(|(init, kept)| (init, &kept.pidfd))) {
                 self.ready.insert(target, standby);
             }
         }
@@ -168,14 +186,14 @@ impl Standbys {
     }
 
     /// What a target's own sandbox is to be; none for one that has none of its own.
-    fn design(&self, target: &Target) -> Result<Option<Design>, String> {
+    fn design(&self, target: &Target, approval: &str) -> Result<Option<Design>, String> {
         let Target::Profile(name) = target else { return Ok(None) };
-        let profile = self.restricted(name)?;
-        let Some(profile) = profile else { return Ok(None) };
+        let Some(profile) = self.restricted(name)? else { return Ok(None) };
         let facts = Facts::gather(profile, &self.profiles.own, &self.profiles.abilities)
             .map_err(|error| error.to_string())?;
         let plan = plan(profile, &facts, &self.profiles.abilities);
-        Ok(Some(Design { facts, plan }))
+        let purpose = Purpose { target: target.clone(), approval: approval.to_owned(), facts };
+        Ok(Some(Design { purpose, plan }))
     }
 
     /// A profile by name; none if it restricts nothing.
@@ -184,7 +202,13 @@ impl Standbys {
         Ok((!profile.unrestricted).then_some(profile))
     }
 
-    fn make(&self, target: &Target, design: Option<Design>) -> Result<Standby, String> {
+    /// Makes a process for a target, in the kept sandbox with this first process if there is one.
+    fn make(
+        &self,
+        target: &Target,
+        design: Option<Design>,
+        kept: Option<(i32, &OwnedFd)>,
+    ) -> Result<Standby, String> {
         let text = |error: io::Error| error.to_string();
         let (report, theirs) = Channel::pair().map_err(text)?;
         let (control, held) = Channel::pair().map_err(text)?;
@@ -201,6 +225,11 @@ impl Standbys {
             (Target::Turn, _, Some((plan, confinement, init))) => Sandbox::Enter { init, plan, confinement },
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) if plan.is_alone() => {
                 Sandbox::Confine { plan, confinement }
+            }
+            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _)
+                if let Some((_, init)) = kept =>
+            {
+                Sandbox::Enter { init, plan, confinement }
             }
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) => Sandbox::Make {
                 control: &held,
@@ -224,10 +253,22 @@ impl Standbys {
             Sandbox::Make { plan, .. } => (true, plan.shareable().then_some(plan.user_namespace())),
             _ => (false, None),
         };
-        let (covers, absent, facts) = design
-            .map(|design| (design.plan.covers(), design.plan.absent, Some(design.facts)))
+        let (covers, absent, purpose) = design
+            .map(|design| (design.plan.covers(), design.plan.absent, Some(design.purpose)))
             .unwrap_or_default();
-        Ok(Standby { report, control: own.then_some(control), absent, covers, offers, facts })
+        let turns = self.profiles.turn.as_ref().map(|turn| &turn.absent);
+        let keepable = own && absent.iter().all(|path| turns.is_some_and(|turns| turns.contains(path)));
+        let (control, within) = (own.then_some(control), kept.map(|(init, _)| init));
+        Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable })
+    }
+}
+
+/// Whether a process that stands by is where one for this purpose would be. A sandbox that nothing has
+/// run in yet fits any approval.
+fn fits(standby: &Standby, purpose: Option<&Purpose>) -> bool {
+    match standby.within {
+        Some(_) => standby.purpose.as_ref() == purpose,
+        None => standby.purpose.as_ref().map(|own| &own.facts) == purpose.map(|purpose| &purpose.facts),
     }
 }
 

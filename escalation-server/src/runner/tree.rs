@@ -61,6 +61,11 @@ pub(crate) fn parent_of(pid: i32) -> Option<i32> {
     Stat::of(pid).map(|stat| stat.parent)
 }
 
+/// Whether a process has children, ended ones included; true if that cannot be seen.
+pub(super) fn has_children(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/task/{pid}/children")).map_or(true, |list| !list.is_empty())
+}
+
 /// Whether a process is stopped.
 pub(crate) fn is_stopped(pid: i32) -> bool {
     Stat::of(pid).is_some_and(Stat::stopped)

@@ -194,6 +194,11 @@ fn refused(calls: Calls) -> Vec<Entry> {
         table.push(refuse!(SYS_clone, When::Bits(0, bits), why).besides(besides));
         table.push(refuse!(SYS_unshare, When::Bits(0, bits), why).besides(besides));
     }
+    table.push(refuse!(
+        SYS_clone,
+        When::Bits(0, libc::CLONE_PARENT as u64),
+        "a sibling is hidden from the sandbox's first process"
+    ));
     table.extend(refused_sockets(calls));
     if !calls.modes {
         table.extend(refused_modes());

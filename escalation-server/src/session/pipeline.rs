@@ -63,7 +63,7 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     let mut rerun = None;
     if let Decision::Escalate { execution, .. } = &decision {
         let wider = is_wider(execution, facts);
-        match rerun::prepare(session, &request, &handles, execution, &judgement.allowed, wider) {
+        match rerun::prepare(session, &request, &handles, execution, &judgement, wider) {
             Ok(ready) => rerun = Some(ready),
             Err(why) => decision = Decision::Deny { reason: why },
         }

@@ -12,7 +12,7 @@ use postern_shim::wire::Bytes;
 use super::environ;
 use super::intake::{self, Handles};
 use super::server::Session;
-use crate::flow::{Allowed, EnvironmentChanges, Execution, Request, Shape};
+use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
 use crate::profile::EVERYTHING;
 use crate::runner::{Cwd, Image, Start, Target};
 use crate::sys::{process, socket};
@@ -37,7 +37,7 @@ pub(super) fn prepare(
     request: &Request,
     handles: &Handles,
     execution: &Execution,
-    allowed: &Allowed,
+    judgement: &Judgement,
     wider: bool,
 ) -> Result<Rerun, String> {
     let exe = request.attested.exe.as_ref().ok_or("its file is not seen outside the sandbox")?;
@@ -51,7 +51,7 @@ pub(super) fn prepare(
         let changeable = |path: &[u8]| {
             intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &session.reach).is_none()
         };
-        let keep = &allowed.env_keep;
+        let keep = &judgement.allowed.env_keep;
         // Without a sandbox a command is the user; `everything` is all of that that is to be had.
         let user = match execution {
             Execution::Unsandboxed => true,
@@ -139,6 +139,10 @@ pub(super) fn prepare(
     let start = Start {
         id: 0,
         target,
+        approval: match &judgement.source {
+            Source::Rule(rule) => format!("{}:{}", rule.file, rule.line),
+            Source::Heuristic => String::new(),
+        },
         image,
         cwd,
         argv,

@@ -257,6 +257,28 @@ pub(crate) fn nice(pid: i32) -> i32 {
 }
 
 /// Sets this process's nice value. Lowering it may be refused, which is no loss.
+/// How the kernel schedules a process, 0 for this one: sched_getattr(2), sched_getaffinity(2) and
+/// ioprio_get(2) as bytes, to be compared.
+pub(crate) fn scheduling(pid: i32) -> io::Result<Vec<u8>> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const ATTRIBUTES: usize = 56; // SCHED_ATTR_SIZE_VER1
+    let mut bytes = vec![0u8; ATTRIBUTES + 128];
+    let (attributes, mask) = bytes.split_at_mut(ATTRIBUTES);
+    // SAFETY: both buffers are as long as stated.
+    let (attributes, mask, io) = unsafe {
+        (
+            libc::syscall(libc::SYS_sched_getattr, pid, attributes.as_mut_ptr(), ATTRIBUTES, 0),
+            libc::syscall(libc::SYS_sched_getaffinity, pid, mask.len(), mask.as_mut_ptr()),
+            libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid),
+        )
+    };
+    for result in [attributes, mask, io] {
+        check(result as libc::c_int)?;
+    }
+    bytes.extend(io.to_le_bytes());
+    Ok(bytes)
+}
+
 pub(crate) fn set_nice(value: i32) {
     // SAFETY: no pointers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) };

@@ -1,0 +1,168 @@
+//! Through a sandbox in which an earlier command ran, to the next one.
+
+use postern_tests::{World, for_each_user, stdout, text};
+
+/// Two rules of one profile, and one of another.
+const RULES: &str = "prefix_rule(['python3'], execution = 'read-only')\n\
+                     prefix_rule(['sh'], execution = 'read-only')\n\
+                     prefix_rule(['readlink'], execution = 'network')\n";
+
+/// Its process namespace.
+const WHERE: &str = "import os; print(os.readlink('/proc/self/ns/pid'))";
+
+fn lines(world: &World, script: &str) -> Vec<String> {
+    let output = world.session(RULES, script);
+    let out = stdout(&output);
+    assert!(output.status.success() && out.lines().count() > 1, "{out} {}", text(&output.stderr));
+    out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn one_after_another_share_a_sandbox() {
+    // Or the tests below would show nothing.
+    for_each_user(|world| {
+        let found = lines(world, &format!("repeat 6 python3 -c \"{WHERE}\""));
+        assert_eq!(found[3..], [&found[3][..]; 3], "{found:?}");
+        let found = lines(world, "repeat 6 readlink /proc/self/ns/pid");
+        assert_eq!(found[3..], [&found[3][..]; 3], "{found:?}");
+    });
+}
+
+#[test]
+fn two_at_a_time_do_not() {
+    for_each_user(|world| {
+        let waits = format!(
+            "{WHERE}; import sys, time; sys.stdout.flush()\nwhile not os.path.exists('go'): time.sleep(0.01)"
+        );
+        let both = format!(
+            "python3 -c \"{waits}\" > first & while [[ ! -s first ]] sleep 0.01; python3 -c \"{WHERE}\"; \
+             : > go; wait; cat first; rm first go"
+        );
+        let found =
+            lines(world, &format!("repeat 3 python3 -c \"{WHERE}\" > /dev/null; repeat 2 {{ {both} }}"));
+        assert_eq!(found.len(), 4);
+        assert!(found[0] != found[1] && found[2] != found[3], "{found:?}");
+    });
+}
+
+#[test]
+fn what_is_left_running_keeps_its_sandbox_to_itself() {
+    for_each_user(|world| {
+        let leaves = format!(
+            "{WHERE}; import sys; sys.stdout.flush(); os.fork() or (os.close(0), os.close(1), os.close(2), os.setsid(), os.execlp('sleep', 'sleep', '20'))"
+        );
+        let looks = format!(
+            "{WHERE}; print(*(open(f'/proc/{{pid}}/comm').read() for pid in os.listdir('/proc') if pid.isdigit()))"
+        );
+        let found = lines(world, &format!("repeat 3 python3 -c \"{leaves}\"; python3 -c \"{looks}\""));
+        let mut namespaces: Vec<_> = found.iter().filter(|line| line.starts_with("pid:")).collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        assert_eq!(namespaces.len(), 4, "{found:?}");
+        assert!(!found.iter().any(|line| line.contains("sleep")), "{found:?}");
+    });
+}
+
+#[test]
+fn no_sandbox_is_used_for_one_approval_after_another() {
+    for_each_user(|world| {
+        let look = "ls /dev/shm | sort; readlink /proc/self/ns/ipc";
+        let found = lines(
+            world,
+            &format!(
+                "repeat 4 python3 -c \"open('/dev/shm/planted', 'w')\"; sh -c '{look}'; repeat 3 sh -c true; \
+                 sh -c '{look}'; python3 -c \"import os; print(os.listdir('/dev/shm'))\""
+            ),
+        );
+        assert!(found.iter().all(|line| !line.contains("planted")), "{found:?}");
+    });
+}
+
+#[test]
+fn nobody_harms_the_one_that_comes_next() {
+    for_each_user(|world| {
+        // The next process stands by in there while this one runs.
+        let harms = "
+import ctypes, os, signal, sys
+others = [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]
+for pid in [1, *others]:
+    for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1):
+        try: os.kill(pid, number); print('signalled', pid)
+        except OSError: pass
+    for name in ('mem', 'environ', 'maps'):
+        try: open(f'/proc/{pid}/{name}', 'rb').read(1); print('read', pid, name)
+        except OSError: pass
+    for name in ('fd/0', 'fd/3', 'root', 'cwd'):
+        try: os.stat(f'/proc/{pid}/{name}'); print('entered', pid, name)
+        except OSError: pass
+    if ctypes.CDLL(None, use_errno=True).ptrace(16, pid, 0, 0) == 0: print('traced', pid)
+try: os.kill(-1, signal.SIGKILL)
+except ProcessLookupError: pass
+print('others', len(others), 'nice', os.nice(0), 'on', len(os.sched_getaffinity(0)))
+if sys.argv[1:] == ['slow']:
+    for pid in others:
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        os.sched_setaffinity(pid, {0})
+";
+        let harms = world.write("harms.py", harms);
+        let found = lines(world, &format!("repeat 6 python3 {}", harms.display()));
+        let ends: Vec<_> = found.iter().filter(|line| line.starts_with("others")).collect();
+        assert_eq!((found.len(), ends.len()), (6, 6), "{found:?}");
+        assert!(ends.iter().any(|line| line.starts_with("others 1")), "another stood by: {found:?}");
+        // What was made slow does not run; what comes after it does, as fast as ever.
+        let found = lines(world, &format!("repeat 9 python3 {} slow 2>&1; true", harms.display()));
+        let (ran, denied): (Vec<_>, Vec<_>) = found.iter().partition(|line| line.starts_with("others"));
+        assert!(
+            denied.iter().all(|line| line.contains("has changed how its process is scheduled")),
+            "{found:?}"
+        );
+        assert!(!denied.is_empty() && ran.len() > 2, "{found:?}");
+        assert!(ran.iter().all(|line| line.ends_with(ran[0].split("nice").nth(1).unwrap())), "{found:?}");
+    });
+}
+
+#[test]
+fn no_process_hides_from_the_sandboxs_first_one() {
+    for_each_user(|world| {
+        // A sibling would be the spawner's child, and nobody's in there.
+        let hides = "
+import ctypes, os, signal, time
+CLONE_PARENT = 0x8000
+child = ctypes.CDLL(None, use_errno=True).syscall(56, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+if child == 0:
+    os.close(0), os.close(1), os.close(2)
+    time.sleep(5)
+    os._exit(0)
+print('hidden' if child > 0 else 'refused', os.readlink('/proc/self/ns/pid'), flush=True)
+";
+        let hides = world.write("hides.py", hides);
+        let plain = world.plain("python3", &[hides.to_str().unwrap()]);
+        assert!(stdout(&plain).starts_with("hidden"), "{}", text(&plain.stderr));
+        let found = lines(world, &format!("repeat 4 python3 {}", hides.display()));
+        assert!(found.iter().all(|line| line.starts_with("refused")), "{found:?}");
+    });
+}
+
+#[test]
+fn a_file_that_is_replaced_in_between_is_not_open_to_the_next_one() {
+    for_each_user(|world| {
+        world.write("ws/.env", "secret");
+        world.write("config.toml", "[permissions.careful.filesystem]\n':root' = 'read'\n':project_roots' = {'**/*.env' = 'none'}\nglob_scan_max_depth = 4\n");
+        let rules = world.write(
+            "r.rules",
+            "prefix_rule(['cat'], execution = 'careful')\nprefix_rule(['mv'], execution = 'unsandboxed')\n",
+        );
+        let script = "repeat 4 cat .env; print new > later; repeat 3 { print new > later; mv later .env; cat .env; cat .env }; print -n done";
+        let mut command = world.postern();
+        let output = postern_tests::finish(
+            command
+                .arg("--config")
+                .arg(world.root.join("config.toml"))
+                .arg("--rules")
+                .arg(rules)
+                .args(["--", "-fc", script]),
+        );
+        assert_eq!(stdout(&output), "done", "{}", text(&output.stderr));
+        assert!(text(&output.stderr).matches("Permission denied").count() >= 7, "{}", text(&output.stderr));
+    });
+}
