@@ -20,11 +20,12 @@ fn code(text: &str) -> String {
 }
 
 /// Who may import whom: a room, and the rooms below it that it may name.
-const ROOMS: [(&str, &[&str]); 9] = [
-    ("front", &["session", "record", "runner", "sandbox", "flow", "sys"]),
-    ("session", &["runner", "sandbox", "record", "policy", "profile", "flow", "sys"]),
+const ROOMS: [(&str, &[&str]); 10] = [
+    ("front", &["session", "approval", "record", "runner", "sandbox", "flow", "sys"]),
+    ("session", &["runner", "sandbox", "approval", "record", "policy", "profile", "flow", "sys"]),
     ("runner", &["sandbox", "profile", "flow", "sys"]),
     ("sandbox", &["profile", "flow", "sys"]),
+    ("approval", &[]),
     ("record", &["flow"]),
     ("policy", &["flow"]),
     ("profile", &[]),

@@ -41,7 +41,7 @@ fn every_message_has_the_bytes_that_it_always_had() {
         (
             "request",
             frame(Kind::Request, &request()),
-            "5053544e0100010022000000092f62696e2f747275650100017\
+            "5053544e0200010022000000092f62696e2f747275650100017\
 3fb2c01000102\
 66ff0204747275650001\
 03413d62",
@@ -49,35 +49,36 @@ fn every_message_has_the_bytes_that_it_always_had() {
         (
             "run",
             frame(Kind::Answer, &Answer::Run),
-            "5053544e01000400\
+            "5053544e02000400\
 0100000000",
         ),
         (
             "deny",
             frame(Kind::Answer, &Answer::Deny { reason: b"no" }),
-            "5053544e01000400040000000102\
+            "5053544e02000400040000000102\
 6e6f",
         ),
-        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e010004000100000002"),
-        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e01000400020000000410"),
+        ("waiting", frame(Kind::Answer, &Answer::Waiting { text: b"?" }), "5053544e02000400030000000a013f"),
+        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e020004000100000002"),
+        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e02000400020000000410"),
         (
             "stopped",
             frame(Kind::Answer, &Answer::Stopped { number: 1, signal: 20 }),
-            "5053544e0100040003000000050128",
+            "5053544e0200040003000000050128",
         ),
-        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e01000400020000000706"),
-        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0100040002000000081e"),
+        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e02000400020000000706"),
+        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0200040002000000081e"),
         (
             "handover",
             frame(Kind::Handover, &Handover { last: true, numbers: vec![0, 1, 63] }),
-            "5053544e0100050005000000010300013f",
+            "5053544e0200050005000000010300013f",
         ),
         (
             "notice",
             frame(Kind::Notice, &Notice { signal: 2, from_outside: false, stop: 0 }),
-            "5053544e0100060003000000040000",
+            "5053544e0200060003000000040000",
         ),
-        ("hello", frame(Kind::Hello, &()), "5053544e0100030000000000"),
+        ("hello", frame(Kind::Hello, &()), "5053544e0200030000000000"),
     ] {
         assert_eq!(hex(&written), golden, "{name}");
     }

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::front::{self, ExplainArguments, LogArguments};
-use crate::session::Options;
+use crate::front::{self, ApproveArguments, ExplainArguments, LogArguments};
+use crate::session::{Options, Wish};
 
 /// A guarded gate between an agent's shell and the machine.
 ///
@@ -39,6 +39,9 @@ struct SessionArguments {
     /// Rule files, besides those of the configuration
     #[arg(long, value_name = "FILE", num_args = 1..)]
     rules: Vec<PathBuf>,
+    /// Directories of skills, besides those of the configuration
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    skills: Vec<PathBuf>,
     /// A configuration file, read last
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -51,12 +54,98 @@ struct SessionArguments {
     /// Descriptors that the shell gets besides 0 to 2
     #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(3..))]
     pass_fd: Vec<i32>,
+    /// What becomes of a command that needs an approval: `deny`, or `wait:SECONDS` for an answer
+    #[arg(long, value_name = "WHAT")]
+    on_prompt: Option<String>,
+    /// When an approval is asked for: untrusted, on-request or never
+    #[arg(long, value_name = "POLICY")]
+    approval: Option<String>,
+}
+
+impl SessionArguments {
+    fn options(self) -> Options {
+        Options {
+            sandbox: self.sandbox,
+            profile: self.profile,
+            permissions: self.permissions,
+            add: None,
+            rules: self.rules,
+            skills: self.skills,
+            config: self.config,
+            cwd: self.cwd,
+            add_dirs: self.add_dir,
+            pass_fds: self.pass_fd,
+            on_prompt: self.on_prompt,
+            approval: self.approval,
+            wish: None,
+        }
+    }
+}
+
+/// What a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum SandboxPermissions {
+    /// What every command has
+    UseDefault,
+    /// No sandbox
+    RequireEscalated,
+    /// The sandbox, and what --additional-permissions says
+    WithAdditionalPermissions,
+}
+
+/// What one command asks for, and why.
+#[derive(Debug, Args)]
+struct WishArguments {
+    /// What it asks for instead of the session's sandbox
+    #[arg(long, value_enum, value_name = "MODE")]
+    sandbox_permissions: Option<SandboxPermissions>,
+    /// A profile as JSON that is added to the session's; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    additional_permissions: Option<PathBuf>,
+    /// Why, for whoever approves
+    #[arg(long, value_name = "TEXT")]
+    justification: Option<String>,
+}
+
+impl WishArguments {
+    fn wish(self) -> Result<Option<Wish>, String> {
+        use SandboxPermissions::{RequireEscalated, UseDefault, WithAdditionalPermissions};
+        let justification = self.justification;
+        match (self.sandbox_permissions, self.additional_permissions) {
+            (None | Some(UseDefault), None) => Ok(None),
+            (Some(RequireEscalated), None) => Ok(Some(Wish { additional: None, justification })),
+            (None | Some(WithAdditionalPermissions), additional @ Some(_)) => {
+                Ok(Some(Wish { additional, justification }))
+            }
+            (Some(WithAdditionalPermissions), None) => {
+                Err("--sandbox-permissions with_additional_permissions needs --additional-permissions FILE"
+                    .to_owned())
+            }
+            (Some(UseDefault | RequireEscalated), Some(_)) => Err(
+                "--additional-permissions needs --sandbox-permissions with_additional_permissions, or none"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what was decided, and what came of it
     Log(LogArguments),
+    /// Run one command in a session of its own
+    Exec {
+        #[command(flatten)]
+        session: Box<SessionArguments>,
+        #[command(flatten)]
+        wish: WishArguments,
+        /// The command, after `--`
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// See what waits for an approval, and answer
+    Approve(ApproveArguments),
     /// Explain one decision in plain words
     Why {
         /// Its number in the log
@@ -69,6 +158,11 @@ enum Command {
     Rules {
         #[command(subcommand)]
         action: RulesAction,
+    },
+    /// Work with skills
+    Skills {
+        #[command(subcommand)]
+        action: SkillsAction,
     },
     /// Look at sandboxes
     Sandbox {
@@ -150,6 +244,22 @@ impl RuleSources {
 }
 
 #[derive(Debug, Subcommand)]
+enum SkillsAction {
+    /// Print every skill that a session would have, and what its scripts may touch
+    List {
+        /// Directories of skills, besides those of the configuration
+        #[arg(long, value_name = "DIR", num_args = 1..)]
+        skills: Vec<PathBuf>,
+        /// A configuration file, read last
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum SandboxAction {
     /// Print what a profile gives here, which entry decides about a path, and every step that enforces it
     Explain(ExplainArguments),
@@ -195,14 +305,9 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
     };
     match cli.command {
         None => {
-            let SessionArguments { sandbox, profile, permissions, rules, config, cwd, add_dir, pass_fd } =
-                cli.session;
             let mut zsh = vec![OsString::from("zsh")];
             zsh.extend(cli.zsh);
-            let (add, add_dirs, pass_fds) = (None, add_dir, pass_fd);
-            let options =
-                Options { sandbox, profile, permissions, add, rules, config, cwd, add_dirs, pass_fds };
-            front::run(&options, &zsh, false)
+            front::run(&cli.session.options(), &zsh, false)
         }
         Some(Command::Log(arguments)) => status(front::log(arguments)),
         Some(Command::Rules { action: RulesAction::Check { rules, command } }) => status(
@@ -216,6 +321,10 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         Some(Command::Rules { action: RulesAction::Explain { sources, command } }) => {
             status(front::explain_command(&sources.options(), &command).map(|text| say(&text)))
         }
+        Some(Command::Skills { action: SkillsAction::List { skills, config, json } }) => {
+            let options = Options { skills, config, ..Options::default() };
+            status(front::skills(&options, json).map(|text| say(&text)))
+        }
         Some(Command::Sandbox { action: SandboxAction::Explain(arguments) }) => {
             status(front::explain(arguments).map(|text| say(&text)))
         }
@@ -225,6 +334,16 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         Some(Command::Sandbox { action: SandboxAction::Intersect { requested, granted } }) => {
             status(front::intersect(&requested, &granted).map(|text| say(&text)))
         }
+        Some(Command::Exec { session, wish, command }) => match wish.wish() {
+            Ok(wish) => {
+                let mut zsh: Vec<OsString> =
+                    ["zsh", "-fc", "exec -- \"$@\"", "zsh"].map(OsString::from).into();
+                zsh.extend(command);
+                front::run(&Options { wish, ..session.options() }, &zsh, false)
+            }
+            Err(what) => status(Err(what)),
+        },
+        Some(Command::Approve(arguments)) => status(front::approve(&arguments)),
         Some(Command::Why { seq, session }) => status(front::why(seq, session).map(|text| say(&text))),
         Some(Command::Env { config, json }) => status(front::env(config, json).map(|text| say(&text))),
         Some(Command::Sessions { action: None }) => status(front::list().map(|text| say(&text))),

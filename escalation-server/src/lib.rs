@@ -4,6 +4,7 @@
 //!
 //! * `cli`, `front`: the doors. A login shell, the log, rules, a doctor.
 //! * `session`: configuration, launch, and the flow of a request in `session/pipeline.rs`.
+//! * `approval`: what waits for a person's answer, and what was granted.
 //! * `runner`: the spawner, which forks, and what its children do until they are the command.
 //! * `sandbox`: from a profile to a confined process.
 //! * `record`: history.
@@ -12,6 +13,7 @@
 //! * `sys`: the kernel, and all `unsafe` code.
 #![deny(unsafe_code)]
 
+mod approval;
 mod cli;
 mod flow;
 mod front;

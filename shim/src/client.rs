@@ -181,7 +181,12 @@ impl Gate {
 
     fn obey(&self, connection: &Fd, path: &CStr) -> Verdict {
         let mut buffer = [0; wire::MAX_REASON + 64];
-        match receive(connection, &mut buffer) {
+        let mut answer = receive(connection, &mut buffer);
+        if let Some(Answer::Waiting { text }) = answer {
+            sys::complain(&[b"postern: ", text, b"\n"]);
+            answer = receive(connection, &mut buffer);
+        }
+        match answer {
             Some(Answer::Run) => Verdict::Execute,
             Some(Answer::Deny { reason }) => deny(reason),
             Some(Answer::Escalate) => waiter::wait(connection, self.inherited().unwrap_or(-1)),

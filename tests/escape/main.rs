@@ -1,6 +1,7 @@
 //! Attacks, one file for each way out. Each is first shown to work where nothing defends, then to fail
 //! inside a session.
 
+mod approvals;
 mod attack;
 mod core_pattern;
 mod denied;
@@ -33,6 +34,7 @@ mod served_sockets;
 mod setuid;
 mod shared_memory;
 mod signals;
+mod skills;
 mod sockets;
 mod state;
 mod terminal;

@@ -42,7 +42,7 @@ fn a_prompt_without_anybody_to_ask_is_denied_and_says_so() {
         let output = world.session(r#"prefix_rule(["date"], decision = "prompt")"#, "date; print $?");
         assert_eq!(stdout(&output), "126");
         assert!(
-            text(&output.stderr).contains("nobody can approve in this session"),
+            text(&output.stderr).contains("nobody is asked in this session: on_prompt is `deny`; rule "),
             "{}",
             text(&output.stderr)
         );

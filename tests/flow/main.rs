@@ -1,5 +1,6 @@
 //! Each verdict and each execution, as the user sees them and as the record tells them.
 
+mod approvals;
 mod bad_input;
 mod bytes;
 mod environment;
@@ -9,3 +10,4 @@ mod machines;
 mod peers;
 mod permissions;
 mod rules;
+mod skills;

@@ -179,9 +179,10 @@ impl World {
         self.prepared(prefix().join("bin/posternsh"))
     }
 
-    /// Runs a script in a session with these rules; they may be empty.
+    /// Runs a script in a session with these rules; they may be empty. Nobody is asked.
     pub fn session(&self, rules: &str, script: &str) -> Output {
         let mut command = self.postern();
+        command.args(["--on-prompt", "deny"]);
         if !rules.is_empty() {
             command.arg("--rules").arg(self.write("test.rules", rules));
         }

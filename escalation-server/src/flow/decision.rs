@@ -1,5 +1,7 @@
 //! From judgement to outcome.
 
+use std::path::{Path, PathBuf};
+
 use postern_shim::wire::Bytes;
 
 /// What a rule or a heuristic says.
@@ -28,12 +30,40 @@ pub(crate) struct RuleSource {
     pub(crate) justification: Option<String>,
 }
 
+/// A skill, and what its scripts run under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Skill {
+    pub(crate) name: String,
+    /// Free of symlinks.
+    pub(crate) directory: PathBuf,
+    /// In the turn, or under what it declares.
+    pub(crate) execution: Execution,
+    /// The files that say so.
+    pub(crate) metadata: Vec<PathBuf>,
+}
+
+impl Skill {
+    /// Whether a file is one of its scripts.
+    pub(crate) fn has(&self, program: &Path) -> bool {
+        program.starts_with(self.directory.join("scripts"))
+    }
+
+    /// Whether it declares anything.
+    pub(crate) fn declares(&self) -> bool {
+        matches!(self.execution, Execution::Permissions(_))
+    }
+}
+
 /// Where a judgement comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     Rule(RuleSource),
-    /// No rule matched.
-    Heuristic,
+    /// It is a skill's script.
+    Skill(Skill),
+    /// No rule matched; what was made of it, safe to print but for what the user said.
+    Heuristic {
+        why: String,
+    },
 }
 
 /// Under what an allowed command runs.

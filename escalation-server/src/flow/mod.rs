@@ -5,6 +5,7 @@ mod request;
 pub(crate) mod text;
 
 pub(crate) use decision::{
-    Allowed, Decision, EnvironmentChanges, Execution, Judgement, Outcome, RuleSource, Source, Status, Verdict,
+    Allowed, Decision, EnvironmentChanges, Execution, Judgement, Outcome, RuleSource, Skill, Source, Status,
+    Verdict,
 };
 pub(crate) use request::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape};

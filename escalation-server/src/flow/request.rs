@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use postern_shim::wire::{Bytes, ShellContext};
 
+use super::decision::Skill;
+
 /// Where a request comes from: 0 is the turn, others are Permissions runs of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ContextId(pub(crate) u32);
@@ -83,6 +85,8 @@ pub(crate) struct Request {
     /// Whether the path as given leads to the attested file without passing anything that the
     /// sandbox could change, so that its name may speak for the file.
     pub(crate) path_holds: bool,
+    /// The skill whose script this is.
+    pub(crate) skill: Option<Skill>,
 }
 
 impl Request {

@@ -39,10 +39,27 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
 
 fn is_invisible(character: char) -> bool {
     matches!(character,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{2800}' | '\u{3000}'
+        | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
         | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Which characters are not ASCII, since some look like others that are; empty if there are none.
+pub(crate) fn not_ascii(text: &str) -> String {
+    let mut found: Vec<char> = text.chars().filter(|character| !character.is_ascii()).collect();
+    found.sort_unstable();
+    found.dedup();
+    const MOST: usize = 40;
+    // Letters of other scripts come after the accented ones of this.
+    let named = found.iter().rev().take(MOST).map(|one| format!("{one} (U+{:04X})", u32::from(*one)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    match found.len() {
+        0 => named,
+        count if count > MOST => format!("not ASCII, and perhaps not what it looks like: {named}, and more"),
+        _ => format!("not ASCII, and perhaps not what it looks like: {named}"),
+    }
 }
 
 /// The beginning of a command line, safe to print, for people who know what they typed.

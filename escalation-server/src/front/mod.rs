@@ -1,5 +1,6 @@
 //! The doors: each is thin over the same session or the same records.
 
+mod approve;
 mod doctor;
 mod env;
 mod log;
@@ -7,8 +8,10 @@ mod rules;
 mod sandbox;
 mod sessions;
 mod shell;
+mod skills;
 mod why;
 
+pub(crate) use approve::{ApproveArguments, approve};
 pub(crate) use doctor::doctor;
 pub(crate) use env::env;
 pub(crate) use log::{LogArguments, log};
@@ -16,4 +19,5 @@ pub(crate) use rules::{check, explain_command, rules};
 pub(crate) use sandbox::{ExplainArguments, Shape, convert, explain, intersect};
 pub(crate) use sessions::{end, list};
 pub(crate) use shell::run;
+pub(crate) use skills::skills;
 pub(crate) use why::why;

@@ -37,7 +37,9 @@ fn text(value: &Value) -> String {
 
 /// Sentences, most important first.
 fn explain(record: &Value) -> impl Iterator<Item = String> {
-    let mut sentences = vec![asked(record), decided(record), source(record), change(record)];
+    let mut sentences = vec![asked(record), decided(record), source(record)];
+    sentences.extend(answered(record));
+    sentences.push(change(record));
     sentences.extend(environment(record));
     sentences.extend(outcome(record));
     sentences.into_iter()
@@ -90,6 +92,10 @@ fn rule(record: &Value) -> Option<String> {
 }
 
 fn source(record: &Value) -> String {
+    if let Some(name) = record["judgement"]["skill"]["name"].as_str() {
+        let name = printable(name.as_bytes());
+        return format!("Because: it is a script of the skill {name}, which runs under what that declares.");
+    }
     let Some(rule) = rule(record) else {
         return "Because: no rule matches, and what no rule matches runs in place.".to_owned();
     };
@@ -106,8 +112,32 @@ fn source(record: &Value) -> String {
     )
 }
 
+fn answered(record: &Value) -> Option<String> {
+    let approval = record["approval"].as_object()?;
+    let by = text(&approval["by"]);
+    let seconds = approval["wait_us"].as_f64().unwrap_or_default() / 1e6;
+    Some(match approval["decision"].as_str() {
+        Some("approved") => {
+            format!("Asked: {by} approved it after {seconds:.1} s ({}).", text(&approval["scope"]))
+        }
+        Some("granted") => format!("Asked: no, {by} had approved the same before."),
+        Some("denied") => format!("Asked: {by} denied it after {seconds:.1} s."),
+        Some("aborted") => format!("Asked: {by} aborted it after {seconds:.1} s."),
+        Some("timed_out") => format!("Asked: nobody answered in {seconds:.1} s."),
+        Some("withdrawn") => "Asked: whoever asked was gone before the answer.".to_owned(),
+        Some("full") => "Asked: no, too many questions waited already.".to_owned(),
+        _ => "Asked: nobody is asked in this session.".to_owned(),
+    })
+}
+
 fn change(record: &Value) -> String {
     let writable = record["attested"]["exe"]["agent_writable"] == true;
+    if let Some(directory) = record["judgement"]["skill"].get("directory") {
+        return format!(
+            "To change that: the skill's declaration in {}, or a rule that forbids it.",
+            text(directory)
+        );
+    }
     match (rule(record), record["decision"].as_str(), record["judgement"]["decision"].as_str()) {
         (None, ..) => "To change that: a rule for it, with the execution that it should have.".to_owned(),
         (Some(rule), Some("deny"), Some("allow")) if writable => format!(
@@ -118,7 +148,7 @@ fn change(record: &Value) -> String {
             format!("To change that: the rule at {rule} allows it; what stood against it is said above.")
         }
         (Some(rule), Some("deny"), Some("prompt")) => format!(
-            "To change that: nobody can approve in a session of this version; {rule} has to allow it, or no longer match."
+            "To change that: a yes where it was asked (`postern approve`), or {rule} has to allow it, or no longer match."
         ),
         (Some(rule), ..) => format!("To change that: the rule at {rule}, or one that is stricter."),
     }
@@ -182,6 +212,6 @@ mod tests {
         assert!(said("run", &none, false).contains("no rule matches"));
         let prompt = json!({ "decision": "prompt", "matched": ["git"], "rule": { "file": "r", "line": 2, "justification": "ask" } });
         let denied = said("deny", &prompt, false);
-        assert!(denied.contains("It says: ask") && denied.contains("nobody can approve"), "{denied}");
+        assert!(denied.contains("It says: ask") && denied.contains("a yes where it was asked"), "{denied}");
     }
 }

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use postern_shim::wire::Bytes;
 
+use super::heuristics::{Look, MOST_WRAPPERS, inner, look};
 use super::rules::{Policy, Rule, width};
-use crate::flow::{Allowed, Execution, Judgement, RuleSource, Source, Verdict};
+use super::stance::{ApprovalPolicy, Stance};
+use crate::flow::{Allowed, Execution, Judgement, RuleSource, Skill, Source, Verdict};
 
 /// A command, as far as rules see it.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) agent_writable: bool,
     /// The argument vector with `argv[0]`, by which programs of many names decide what they are.
     pub(crate) argv: &'a [Bytes],
+    /// The skill whose script it is.
+    pub(crate) skill: Option<&'a Skill>,
 }
 
 /// A rule that matches.
@@ -31,12 +35,14 @@ pub(crate) struct Match<'a> {
     program: &'a str,
     /// The path that a rule's bare name stood for.
     pub(crate) resolved_program: Option<&'a Path>,
+    /// The command that it matches: the subject's, or one that the subject would start.
+    argv: &'a [Bytes],
 }
 
 impl Match<'_> {
     /// The words that matched, as the rule has them.
-    pub(crate) fn prefix(&self, subject: &Subject<'_>) -> Vec<String> {
-        let rest = subject.argv.iter().skip(1).take(self.rule.pattern.len() - 1);
+    pub(crate) fn prefix(&self) -> Vec<String> {
+        let rest = self.argv.iter().skip(1).take(self.rule.pattern.len() - 1);
         std::iter::once(self.program.to_owned())
             .chain(rest.map(|word| String::from_utf8_lossy(word.as_slice()).into_owned()))
             .collect()
@@ -44,23 +50,31 @@ impl Match<'_> {
 }
 
 /// Judges a command: the strictest rule wins, of allow rules the narrowest. `default` is what an
-/// allow rule without an execution gives.
-pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution) -> Judgement {
+/// allow rule without an execution gives; `stance`, what a command meets that no rule matches.
+pub(crate) fn judge(
+    policy: &Policy,
+    subject: &Subject<'_>,
+    default: &Execution,
+    stance: &Stance,
+) -> Judgement {
     let matches = matches(policy, subject);
     let strictest = matches.iter().map(|hit| hit.rule.verdict).max();
+    if let Some(skill) = subject.skill.filter(|_| strictest != Some(Verdict::Forbidden)) {
+        return Judgement {
+            verdict: if skill.declares() { Verdict::Prompt } else { Verdict::Allow },
+            source: Source::Skill(skill.clone()),
+            allowed: Allowed { execution: Some(skill.execution.clone()), env_keep: Vec::new() },
+            matched: Vec::new(),
+            audit: matches.iter().any(|hit| hit.rule.audit),
+        };
+    }
     let given = |rule: &Rule| rule.allowed.execution.clone().unwrap_or_else(|| default.clone());
     let winner = matches
         .iter()
         .filter(|hit| Some(hit.rule.verdict) == strictest)
         .min_by_key(|hit| width(&given(hit.rule)));
     let Some(winner) = winner else {
-        return Judgement {
-            verdict: Verdict::Allow,
-            source: Source::Heuristic,
-            allowed: Allowed::default(),
-            matched: Vec::new(),
-            audit: false,
-        };
+        return unmatched(subject, stance);
     };
     let rule = winner.rule;
     // Neither of two profiles is the narrower one, so that no rule says which it is to be.
@@ -70,8 +84,13 @@ pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution)
     });
     let rival = rival.filter(|_| rule.verdict == Verdict::Allow).map(|hit| hit.rule);
     let allows = || matches.iter().filter(|hit| hit.rule.verdict == Verdict::Allow);
-    let env_keep = rule.allowed.env_keep.iter();
+    // A rule about what the subject would start says nothing of what the subject gets.
+    let own = |hit: &&Match<'_>| std::ptr::eq(hit.argv, subject.argv);
+    let env_keep = rule.allowed.env_keep.iter().filter(|_| own(&winner));
     let kept_by_all = |name: &&String| allows().all(|hit| hit.rule.allowed.env_keep.contains(name));
+    // What a yes gives is no more than any rule would.
+    let gives = matches.iter().filter(own).filter(|hit| hit.rule.verdict != Verdict::Forbidden);
+    let gives = gives.map(|hit| given(hit.rule));
     Judgement {
         verdict: rival.map_or(rule.verdict, |_| Verdict::Prompt),
         source: Source::Rule(RuleSource {
@@ -83,11 +102,46 @@ pub(crate) fn judge(policy: &Policy, subject: &Subject<'_>, default: &Execution)
             ),
         }),
         allowed: Allowed {
-            execution: Some(given(rule)),
+            execution: gives.min_by_key(width),
             env_keep: env_keep.filter(kept_by_all).cloned().collect(),
         },
-        matched: winner.prefix(subject),
+        matched: winner.prefix(),
         audit: matches.iter().any(|hit| hit.rule.audit),
+    }
+}
+
+/// What a command comes to that no rule matches.
+fn unmatched(subject: &Subject<'_>, stance: &Stance) -> Judgement {
+    let said = |verdict, why: &str, execution| Judgement {
+        verdict,
+        source: Source::Heuristic { why: why.to_owned() },
+        allowed: Allowed { execution, env_keep: Vec::new() },
+        matched: Vec::new(),
+        audit: false,
+    };
+    if !stance.looks() {
+        return said(Verdict::Allow, "no rule matches", None);
+    }
+    if let Some(requested) = stance.requested.as_ref().filter(|_| !stance.unrestricted) {
+        let why = match &requested.justification {
+            Some(text) => format!("{} is asked for: {text}", requested.execution),
+            None => format!("{} is asked for", requested.execution),
+        };
+        return said(Verdict::Prompt, &why, Some(requested.execution.clone()));
+    }
+    match (look(subject), &stance.policy) {
+        // Without a sandbox the environment may make anything of it.
+        (Look::Harmless, _) if !stance.unrestricted => {
+            said(Verdict::Allow, "it only reads, and no rule matches", None)
+        }
+        // In a sandbox it removes what whatever runs there could remove anyway.
+        (Look::Dangerous, policy) if stance.unrestricted && *policy != ApprovalPolicy::Never => {
+            said(Verdict::Prompt, "it removes without a question, and there is no sandbox", None)
+        }
+        (_, ApprovalPolicy::Untrusted) => {
+            said(Verdict::Prompt, "no rule allows it, and the approval policy is untrusted", None)
+        }
+        _ => said(Verdict::Allow, "no rule matches", None),
     }
 }
 
@@ -115,9 +169,35 @@ pub(crate) enum Counts {
     NotTrusted,
 }
 
-/// Every rule about a program of the subject's names, each once: as it counts, if it does by any.
+/// Every rule about a program of the subject's names, each once: as it counts, if it does by any. Of
+/// what the subject would start in its turn (`env`, `sudo`, …), those that do not allow: no rule about
+/// that one speaks for whoever starts it.
 pub(crate) fn consider<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Looked<'a>> {
-    let mut found: Vec<Looked<'a>> = Vec::new();
+    let mut found = Vec::new();
+    collect(policy, subject, &mut found);
+    let (mut argv, mut given) = (subject.argv, subject.given);
+    for _ in 0..MOST_WRAPPERS {
+        let Some(rest) = inner(argv, given) else { break };
+        argv = rest;
+        given = Path::new(
+            argv.first().and_then(|word| std::str::from_utf8(word.as_slice()).ok()).unwrap_or_default(),
+        );
+        let started =
+            Subject { given, resolved: None, given_holds: false, agent_writable: true, argv, skill: None };
+        let mut more = Vec::new();
+        collect(policy, &started, &mut more);
+        let new = |looked: &Looked<'_>| {
+            looked.hit.rule.verdict != Verdict::Allow
+                && looked.counts == Counts::Yes
+                && !found.iter().any(|known: &Looked<'_>| std::ptr::eq(known.hit.rule, looked.hit.rule))
+        };
+        more.retain(new);
+        found.extend(more);
+    }
+    found
+}
+
+fn collect<'a>(policy: &'a Policy, subject: &Subject<'a>, found: &mut Vec<Looked<'a>>) {
     let names = [Some(subject.given), subject.resolved.filter(|path| *path != subject.given)];
     for path in names.into_iter().flatten() {
         // A name that the sandbox could have made up may forbid, never allow.
@@ -141,7 +221,7 @@ pub(crate) fn consider<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Loo
                 };
                 let word = rule.pattern[0].iter().find(|word| *word == program);
                 let program = word.map_or("", String::as_str);
-                let hit = Match { rule, program, resolved_program: bare.then_some(path) };
+                let hit = Match { rule, program, resolved_program: bare.then_some(path), argv: subject.argv };
                 match found.iter_mut().find(|looked| std::ptr::eq(looked.hit.rule, rule)) {
                     Some(before) if before.counts != Counts::Yes => *before = Looked { hit, counts },
                     Some(_) => {}
@@ -154,12 +234,11 @@ pub(crate) fn consider<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Loo
             collect(&base, true);
         }
     }
-    found
 }
 
 /// Whether `argv[0]` agrees with the file's name, so that a program of many names is the one that
 /// a rule is about. A login shell's dash is no part of the name.
-fn calls_itself(subject: &Subject<'_>) -> bool {
+pub(super) fn calls_itself(subject: &Subject<'_>) -> bool {
     let Some(zeroth) = subject.argv.first() else { return false };
     let zeroth = zeroth.as_slice();
     let zeroth = zeroth.strip_prefix(b"-").unwrap_or(zeroth);
@@ -212,10 +291,12 @@ prefix_rule(["exact"], decision = "forbidden")
                 given_holds: case.holds,
                 agent_writable: case.writable,
                 argv: &argv,
+                skill: None,
             },
             &Execution::Unsandboxed,
+            &Stance::default(),
         );
-        (judgement.verdict, judgement.source != Source::Heuristic, judgement.allowed.execution)
+        (judgement.verdict, matches!(judgement.source, Source::Rule(_)), judgement.allowed.execution)
     }
 
     #[test]
@@ -231,13 +312,68 @@ prefix_rule(["exact"], decision = "forbidden")
             given_holds: true,
             agent_writable: false,
             argv: &argv,
+            skill: None,
         };
-        let judgement = judge(&policy, &subject, &Execution::Unsandboxed);
+        let judgement = judge(&policy, &subject, &Execution::Unsandboxed, &Stance::default());
         assert_eq!(judgement.verdict, Verdict::Prompt);
     }
 
     fn plain(path: &'static str, argv: &'static str) -> Case {
         Case { given: path, resolved: path, holds: true, writable: false, argv }
+    }
+
+    #[test]
+    fn what_starts_another_program_comes_under_the_stricter_of_both() {
+        let verdict = |line| verdict(&plain("/usr/bin/env", line));
+        assert_eq!(verdict("env A=b git push").0, Verdict::Forbidden);
+        assert_eq!(verdict("env -u X nice -n 3 /usr/bin/git push").0, Verdict::Forbidden);
+        assert_eq!(
+            verdict("env cat x"),
+            (Verdict::Allow, false, None),
+            "an allow rule does not reach through"
+        );
+        assert_eq!(verdict("env git status").0, Verdict::Allow);
+    }
+
+    #[test]
+    fn a_rule_about_what_is_started_gives_the_starter_nothing() {
+        let rules = "prefix_rule(['git', 'push'], decision = 'prompt', env_keep = ['LD_PRELOAD'])";
+        let policy = load([("r.rules", rules)]).unwrap();
+        let argv: Vec<Bytes> =
+            ["env", "LD_PRELOAD=x", "git", "push"].map(|word| Bytes(word.as_bytes().to_vec())).into();
+        let path = Path::new("/usr/bin/env");
+        let subject = Subject {
+            given: path,
+            resolved: Some(path),
+            given_holds: true,
+            agent_writable: false,
+            argv: &argv,
+            skill: None,
+        };
+        let judgement = judge(&policy, &subject, &Execution::Unsandboxed, &Stance::default());
+        assert_eq!((judgement.verdict, judgement.allowed), (Verdict::Prompt, Allowed::default()));
+    }
+
+    #[test]
+    fn what_is_asked_about_runs_under_the_narrowest_that_any_rule_gives() {
+        let rules = "prefix_rule(['git', 'push'], decision = 'prompt')\nprefix_rule(['git'], execution = 'git')\n\
+                     prefix_rule(['make'], decision = 'prompt', execution = 'build')\nprefix_rule(['rm'], decision = 'prompt')\n";
+        let policy = load([("r.rules", rules)]).unwrap();
+        for (words, expected) in [("git push", "git"), ("make all", "build"), ("rm x", "unsandboxed")] {
+            let argv: Vec<Bytes> = words.split(' ').map(|word| Bytes(word.as_bytes().to_vec())).collect();
+            let path = Path::new("/usr/bin").join(words.split(' ').next().unwrap());
+            let subject = Subject {
+                given: &path,
+                resolved: Some(&path),
+                given_holds: true,
+                agent_writable: false,
+                argv: &argv,
+                skill: None,
+            };
+            let judgement = judge(&policy, &subject, &Execution::Unsandboxed, &Stance::default());
+            assert_eq!(judgement.verdict, Verdict::Prompt);
+            assert_eq!(judgement.allowed.execution, Some(Execution::parse(expected)));
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ fn check(policy: &Policy, example: Example) -> Result<(), LoadError> {
             given_holds: true,
             agent_writable: false,
             argv: &argv,
+            skill: None,
         },
     )
     .is_empty();
@@ -223,8 +224,8 @@ fn builtins(builder: &mut GlobalsBuilder) {
         );
         let env_keep = env_keep.map(|list| list.items).unwrap_or_default();
         anyhow::ensure!(
-            verdict == Verdict::Allow || (execution.is_none() && env_keep.is_empty()),
-            "execution and env_keep: expected only with decision \"allow\""
+            verdict != Verdict::Forbidden || (execution.is_none() && env_keep.is_empty()),
+            "execution and env_keep: expected only with decision \"allow\" or \"prompt\""
         );
         for name in &env_keep {
             anyhow::ensure!(

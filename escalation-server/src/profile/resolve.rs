@@ -209,6 +209,15 @@ impl Resolved {
         !self.denied.is_empty() || self.entries.iter().any(|(_, access)| *access == Access::None)
     }
 
+    /// Gives up whatever it opens of what another denies.
+    pub(crate) fn forgo_denied(&mut self, other: &Self) {
+        let closed = |path: &Path| {
+            let mut denied = other.entries.iter().filter(|(_, access)| *access == Access::None);
+            denied.any(|(above, _)| path.starts_with(above)) && other.access(path).is_none()
+        };
+        self.entries.retain(|(path, access)| *access == Access::None || !closed(path));
+    }
+
     /// Takes what another takes, besides what this takes itself. Nothing overrides a denial but an
     /// entry of this profile's own for something more specific.
     pub(crate) fn keep_denied(&mut self, other: &Self) {
@@ -283,6 +292,11 @@ impl Reach {
     /// above them can be moved.
     pub(crate) fn could_change(&self, path: &Path) -> bool {
         self.0.iter().any(|root| path.starts_with(root))
+    }
+
+    /// Whether a sandboxed process could change what a path leads to, or anything below it.
+    pub(crate) fn overlaps(&self, path: &Path) -> bool {
+        self.0.iter().any(|root| path.starts_with(root) || root.starts_with(path))
     }
 }
 

@@ -89,7 +89,13 @@ pub(crate) fn decided(
         Source::Rule(rule) => {
             json!({ "file": rule.file, "line": rule.line, "justification": rule.justification })
         }
-        Source::Heuristic => Value::Null,
+        Source::Skill(_) | Source::Heuristic { .. } => Value::Null,
+    };
+    let skill = match &judgement.source {
+        Source::Skill(skill) => {
+            json!({ "name": skill.name, "directory": to_json(skill.directory.as_os_str().as_encoded_bytes()) })
+        }
+        _ => Value::Null,
     };
     let shell = &request.shell;
     json!({
@@ -116,9 +122,13 @@ pub(crate) fn decided(
         },
         "judgement": {
             "decision": judgement.verdict.name(),
-            "source": if rule.is_null() { "heuristic" } else { "rule" },
+            "source": match &judgement.source {
+                Source::Rule(_) => "rule",
+                Source::Skill(_) => "skill",
+                Source::Heuristic { .. } => "heuristic",
+            },
             "rule": rule,
-            "skill": Value::Null,
+            "skill": skill,
             "matched": judgement.matched,
             "audit": judgement.audit,
         },

@@ -23,6 +23,7 @@ use crate::sandbox::{Abilities, Own, Plan};
 use crate::sys::process::{self, Fork};
 
 /// What the kernel calls a spawner, by which whoever descends from a session is known.
+pub(crate) const SPAWNER: &str = "postern-spawner";
 const SPAWNER_NAME: &std::ffi::CStr = c"postern-spawner";
 
 /// How long a hang-up may take before the kill.

@@ -71,14 +71,24 @@ impl Asker {
         }
     }
 
+    /// Tells somebody who has to wait what for.
+    pub(super) fn waiting(&self, text: &str) {
+        self.answer(Answer::Waiting { text: cut(text) });
+    }
+
     /// Denies, for a reason that is cut where it is too long for a message.
     pub(super) fn deny(&self, reason: &str) {
-        let mut end = reason.len().min(wire::MAX_REASON - 16);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.answer(Answer::Deny { reason: reason.get(..end).unwrap_or_default().as_bytes() });
+        self.answer(Answer::Deny { reason: cut(reason) });
     }
+}
+
+/// As much of a text as a message has room for.
+fn cut(text: &str) -> &[u8] {
+    let mut end = text.len().min(wire::MAX_REASON - 16);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().as_bytes()
 }
 
 impl AsFd for Asker {

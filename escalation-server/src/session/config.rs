@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use postern_shim::wire::Bytes;
 use serde::Deserialize;
@@ -10,8 +11,9 @@ use serde::Deserialize;
 use super::directories::{Directories, SYSTEM};
 use super::permissions::{PermissionsTable, expand, permissions};
 use super::shell_environment::{self, Fate, ShellEnvironment};
-use crate::flow::Execution;
-use crate::policy::{self, LoadError, Policy, Subject};
+use super::skills;
+use crate::flow::{Execution, Skill};
+use crate::policy::{self, ApprovalPolicy, Granular, LoadError, Policy, Requested, Subject};
 use crate::profile::{self, Base, Profile, from_json, from_legacy};
 
 /// What the command line asks for; it wins over files.
@@ -30,6 +32,19 @@ pub(crate) struct Options {
     pub(crate) add_dirs: Vec<PathBuf>,
     /// Descriptors of the caller's that the shell gets besides 0 to 2.
     pub(crate) pass_fds: Vec<i32>,
+    pub(crate) skills: Vec<PathBuf>,
+    pub(crate) on_prompt: Option<String>,
+    pub(crate) approval: Option<String>,
+    /// What the turn asks for instead of its sandbox.
+    pub(crate) wish: Option<Wish>,
+}
+
+/// More than the sandbox, asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    /// A profile as JSON that is added to the turn's; without one, no sandbox.
+    pub(crate) additional: Option<PathBuf>,
+    pub(crate) justification: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +65,12 @@ struct File {
     sandbox: Option<String>,
     profile: Option<String>,
     default_execution: Option<String>,
+    on_prompt: Option<String>,
+    approval: Option<ApprovalTable>,
     #[serde(default)]
     rules: Vec<String>,
+    #[serde(default)]
+    skills: Vec<String>,
     #[serde(default)]
     allow_weaker: Vec<String>,
     shell_environment: Option<shell_environment::Table>,
@@ -59,6 +78,23 @@ struct File {
     log: LogTable,
     #[serde(default)]
     permissions: BTreeMap<String, PermissionsTable>,
+}
+
+/// A policy's name, or the kinds of questions that are asked.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum ApprovalTable {
+    Name(String),
+    Granular { granular: GranularTable },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GranularTable {
+    sandbox_approval: bool,
+    rules: bool,
+    #[serde(default)]
+    skill_approval: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,6 +112,13 @@ pub(crate) struct Config {
     pub(crate) default_execution: Execution,
     pub(crate) policy: Policy,
     pub(crate) log_max_bytes: u64,
+    /// How long a question waits for an answer; none: nobody is asked.
+    pub(crate) patience: Option<Duration>,
+    pub(crate) approval: ApprovalPolicy,
+    pub(crate) requested: Option<Requested>,
+    pub(crate) skills: Vec<Skill>,
+    /// Where they were looked for.
+    pub(crate) skill_roots: Vec<PathBuf>,
     /// What may be not held where there are no namespaces, by name.
     pub(crate) allow_weaker: Vec<String>,
     /// What of the caller's environment a sandboxed shell gets.
@@ -88,6 +131,43 @@ pub(crate) struct Config {
 
 fn weakness_names() -> impl Iterator<Item = &'static str> {
     crate::sandbox::WEAKNESSES.iter().map(|(name, _)| *name)
+}
+
+fn approval(name: &str, place: String) -> Result<ApprovalPolicy, ConfigError> {
+    match name {
+        "untrusted" => Ok(ApprovalPolicy::Untrusted),
+        "on-request" => Ok(ApprovalPolicy::OnRequest),
+        "never" => Ok(ApprovalPolicy::Never),
+        "on-failure" => Err(ConfigError::Value {
+            place,
+            what: "this version does not run a command that failed again; expected untrusted, on-request or never"
+                .to_owned(),
+        }),
+        other => Err(ConfigError::Value {
+            place,
+            what: format!("expected untrusted, on-request, never or {{ granular = {{ … }} }}, got `{other}`"),
+        }),
+    }
+}
+
+/// How long a question waits where nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The profile of what the turn asks for.
+pub(super) const REQUESTED: &str = "requested";
+
+/// `deny`, or `wait:SECONDS`.
+fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError> {
+    const MOST: u64 = 7 * 24 * 3600;
+    let seconds = text.strip_prefix("wait:").and_then(|seconds| seconds.parse().ok());
+    match (text, seconds) {
+        ("deny", _) => Ok(None),
+        (_, Some(seconds)) if (1..=MOST).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(ConfigError::Value {
+            place,
+            what: format!("expected `deny` or `wait:SECONDS` with 1 to {MOST} seconds, got `{text}`"),
+        }),
+    }
 }
 
 const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
@@ -119,15 +199,17 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     }
 
     let mut named = BTreeMap::new();
+    let mut skill_roots = options.skills.clone();
     let mut notes = Vec::new();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
+    let (mut patience, mut policy_of_asking) = (Some(PATIENCE), ApprovalPolicy::default());
     let (mut allow_weaker, mut environment) = (Vec::new(), (shell_environment::Table::default(), None));
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
         for (name, table) in file.permissions {
             let key = place(&format!("permissions.{name}"));
             if MODES.contains(&name.as_str())
-                || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING]
+                || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING, REQUESTED]
                     .contains(&name.as_str())
             {
                 return Err(ConfigError::Value {
@@ -142,6 +224,18 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         if let Some(name) = file.default_execution {
             default_execution = Some((Execution::parse(&name), place("default_execution")));
         }
+        if let Some(text) = file.on_prompt {
+            patience = on_prompt(&text, place("on_prompt"))?;
+        }
+        match file.approval {
+            Some(ApprovalTable::Name(name)) => policy_of_asking = approval(&name, place("approval"))?,
+            Some(ApprovalTable::Granular { granular }) => {
+                let GranularTable { sandbox_approval, rules, skill_approval } = granular;
+                policy_of_asking =
+                    ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval });
+            }
+            None => {}
+        }
         if let Some(name) =
             file.allow_weaker.iter().find(|name| !weakness_names().any(|known| known == *name))
         {
@@ -154,6 +248,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             environment = (table, Some(path.clone()));
         }
         rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
+        skill_roots.extend(file.skills.iter().map(|text| expand(text, &directories.home)));
         if let Some(asked) = file.log.max_mib {
             const MOST: u64 = 1 << 20;
             if asked > MOST {
@@ -162,6 +257,12 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             }
             max_mib = asked;
         }
+    }
+    if let Some(text) = &options.on_prompt {
+        patience = on_prompt(text, "command line: on_prompt".to_owned())?;
+    }
+    if let Some(name) = &options.approval {
+        policy_of_asking = approval(name, "command line: approval".to_owned())?;
     }
     turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
     let turn = match turn {
@@ -188,7 +289,46 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         named.extend(mode(name).map(|profile| (name.to_owned(), profile)));
     }
     named.insert(profile::EVERYTHING.to_owned(), profile::everything());
+    let requested = match &options.wish {
+        None => None,
+        Some(_) if !policy_of_asking.takes_requests() => {
+            return Err(ConfigError::Value {
+                place: "command line: sandbox_permissions".to_owned(),
+                what: "more than the sandbox can only be asked for under the approval policy on-request"
+                    .to_owned(),
+            });
+        }
+        Some(Wish { additional: None, justification }) => {
+            Some(Requested { execution: Execution::Unsandboxed, justification: justification.clone() })
+        }
+        Some(Wish { additional: Some(path), justification }) => {
+            let additional = json_profile(REQUESTED, path, directories)?;
+            if additional.filesystem.as_ref().is_none_or(Vec::is_empty)
+                && !additional.network
+                && additional.unix_sockets.is_empty()
+            {
+                return Err(ConfigError::Value {
+                    place: path.display().to_string(),
+                    what: "it asks for nothing: give network or fileSystem".to_owned(),
+                });
+            }
+            named.insert(
+                REQUESTED.to_owned(),
+                Profile { name: REQUESTED.to_owned(), ..turn.plus(&additional) },
+            );
+            Some(Requested {
+                execution: Execution::Permissions(REQUESTED.to_owned()),
+                justification: justification.clone(),
+            })
+        }
+    };
 
+    let skill_roots = skills::roots(&skill_roots, directories)?;
+    let mut skills = Vec::new();
+    for skills::Found { skill, profile } in skills::discover(&skill_roots, directories, &mut notes)? {
+        named.extend(profile.map(|profile| (profile.name.clone(), profile)));
+        skills.push(skill);
+    }
     let mut paths = Vec::new();
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
         paths.extend(rule_files(&directory)?);
@@ -222,6 +362,11 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         default_execution,
         policy,
         log_max_bytes: max_mib << 20,
+        approval: policy_of_asking,
+        requested,
+        skills,
+        skill_roots,
+        patience,
         allow_weaker,
         sources: paths,
         notes,
@@ -392,10 +537,17 @@ pub(crate) fn check_rules(
     } else {
         load_rules(paths)?
     };
-    let subject = Subject { given: program, resolved: None, given_holds: true, agent_writable: false, argv };
+    let subject = Subject {
+        given: program,
+        resolved: None,
+        given_holds: true,
+        agent_writable: false,
+        argv,
+        skill: None,
+    };
     let hits = policy::matches(&policy, &subject);
     let matched = hits.iter().map(|hit| Matched {
-        prefix: hit.prefix(&subject),
+        prefix: hit.prefix(),
         decision: hit.rule.verdict.name(),
         rank: hit.rule.verdict as u8,
         resolved_program: hit.resolved_program.map(|path| path.display().to_string()),

@@ -74,11 +74,17 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
         given_holds: holds.is_some(),
         agent_writable: program.as_ref().is_some_and(|path| prepared.reach.could_change(&real(path))),
         argv,
+        skill: None,
     };
-    let judgement = policy::judge(&prepared.config.policy, &subject, &prepared.config.default_execution);
+    let judgement = policy::judge(
+        &prepared.config.policy,
+        &subject,
+        &prepared.config.default_execution,
+        &prepared.stance(),
+    );
     let wins = |rule: &Rule| match &judgement.source {
         Source::Rule(source) => source.file == rule.file && source.line == rule.line,
-        Source::Heuristic => false,
+        Source::Skill(_) | Source::Heuristic { .. } => false,
     };
     let rules = policy::consider(&prepared.config.policy, &subject)
         .into_iter()
@@ -100,20 +106,30 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
         Some(Execution::Unsandboxed) if denies => prepared.named.get(EVERYTHING),
         _ => None,
     };
-    let facts = Facts { asker: &prepared.turn, named, denies };
+    let policy = &prepared.config.approval;
+    let facts = Facts { asker: &prepared.turn, turn: &prepared.turn, named, denies, policy };
     let decision = match (judgement.verdict, &judgement.source, &judgement.allowed.execution) {
-        (_, Source::Heuristic, _) => "it runs in place, inside the sandbox: no rule matches".to_owned(),
+        (Verdict::Allow, Source::Heuristic { why }, _) => {
+            format!("it runs in place, inside the sandbox: {why}")
+        }
+        (Verdict::Prompt, Source::Heuristic { why }, None) => {
+            format!("it waits for an approval, to run in place: {why}")
+        }
         (Verdict::Forbidden, ..) => "it is denied".to_owned(),
-        (Verdict::Prompt, ..) => "it is denied: it needs an approval, and nobody can give one".to_owned(),
+        (Verdict::Prompt, _, Some(execution)) => {
+            format!("it waits for an approval, and with a yes runs {}", held(execution, facts))
+        }
         (Verdict::Allow, _, Some(execution)) => {
             let execution = held(execution, facts);
             if is_wider(&execution, facts) && subject.agent_writable {
-                format!("it is denied: the sandbox can write the file, and {execution} is more than it has")
+                format!(
+                    "it waits for an approval: the sandbox can write the file, and {execution} is more than it has"
+                )
             } else {
                 format!("it runs {execution}")
             }
         }
-        (Verdict::Allow, _, None) => "it is denied: the rule gives no execution".to_owned(),
+        (_, _, None) => "it is denied: the rule gives no execution".to_owned(),
     };
     prepared.discard();
     Ok(Explained { program, rules, decision })

@@ -14,7 +14,7 @@ use postern_shim::wire::{self, Bytes, Kind};
 use super::asker::Asker;
 use super::rerun::reopen;
 use super::server::Session;
-use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape};
+use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape, Skill};
 use crate::profile::Reach;
 use crate::sys::{process, socket};
 
@@ -121,10 +121,14 @@ pub(super) async fn read(
         env: request.env,
         shell: request.context,
         path_holds: false,
+        skill: None,
     };
     let mut begins_with_interpreter = false;
     let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
-    if known.iter().chain([&built.given_path()]).any(|path| session.policy.concerns(path)) {
+    built.skill = exe.as_ref().and_then(|exe| skill(session, &built, exe));
+    let named = |path: &PathBuf| session.policy.concerns(path);
+    if session.stance.looks() || built.skill.is_some() || known.iter().chain([&built.given_path()]).any(named)
+    {
         if let (Some(exe), Some(outside)) = (&mut exe, &outside) {
             (exe.shape, begins_with_interpreter) = shape(outside, &session.reach);
         }
@@ -133,6 +137,38 @@ pub(super) async fn read(
     built.attested.exe = exe;
     let handles = Handles { peer: pidfd, pid: peer.pid, executable, cwd, outside, begins_with_interpreter };
     Ok(Incoming::Exec(Box::new(built), handles))
+}
+
+/// The skill whose script a command is: by itself, or as the only thing that its own interpreter is
+/// told to run.
+fn skill(session: &Session, request: &Request, exe: &Executable) -> Option<Skill> {
+    if session.skills.is_empty() {
+        return None;
+    }
+    let of = |script: &Path| session.skills.iter().find(|skill| skill.has(script)).cloned();
+    let leads = |path: &Path| leads(path, &session.reach);
+    if let Some(skill) = of(&exe.path) {
+        // By a link of the sandbox's own it would look for its helpers elsewhere.
+        return leads(&request.given_path()).filter(|path| *path == exe.path).map(|_| skill);
+    }
+    let script = request.argv.get(1).filter(|word| !word.as_slice().starts_with(b"-"))?;
+    let up = |part| part == Component::ParentDir;
+    if Path::new(OsStr::from_bytes(script.as_slice())).components().any(up) {
+        return None;
+    }
+    let cwd = &request.attested.cwd.as_ref()?.path;
+    let script = leads(&cwd.join(OsStr::from_bytes(script.as_slice())))?;
+    let skill = of(&script)?;
+    let file = process::open_exactly(&CString::new(script.as_os_str().as_bytes()).ok()?).ok()?;
+    // With an option there it would do something else without it.
+    let first = head(&reopen(&file).ok()?);
+    let line = first.split(|&byte| byte == b'\n').next()?.strip_prefix(b"#!")?;
+    if line.trim_ascii().contains(&b' ') || line.trim_ascii().contains(&b'\t') {
+        return None;
+    }
+    let (shape, begins) = shape(&file, &session.reach);
+    let Shape::Script { named, interpreter } = shape else { return None };
+    (begins && interpreter.as_ref() == Some(&exe.path) && leads(&named) == interpreter).then_some(skill)
 }
 
 /// A large request's body: copied, never mapped, from a memfd that nobody can change.
@@ -269,6 +305,10 @@ fn holds(given: &Path, exe: &Executable, reach: &Reach) -> bool {
 /// that a sandbox could change.
 pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
     const LINKS: usize = 40;
+    const PATH_MAX: usize = 4096;
+    if path.as_os_str().len() > PATH_MAX {
+        return None;
+    }
     let mut links = 0;
     let mut at = PathBuf::from("/");
     let mut left = parts(path);

@@ -13,6 +13,7 @@ use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
 use super::server::{self, Setup};
 use crate::flow::Execution;
+use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
 use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
@@ -46,6 +47,11 @@ pub(crate) enum LaunchError {
          its place: let the daemon listen elsewhere"
     )]
     Socket { profile: String, path: PathBuf },
+    #[error(
+        "{0} holds skills and lies where a sandbox can write, so what runs inside could change what runs outside: keep \
+         skills elsewhere, or narrow the profile"
+    )]
+    Skills(PathBuf),
     #[error("--pass-fd {number}: {what}")]
     PassFd { number: i32, what: String },
     #[error("--add-dir {path}: {error}")]
@@ -143,6 +149,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
             }
             // What the turn takes stays taken wherever else a command runs.
             resolved.keep_denied(&turn);
+            if name == config::REQUESTED || name.starts_with(super::skills::PREFIX) {
+                // Nobody but the operator opens again what the operator has closed.
+                resolved.forgo_denied(&turn);
+            }
             if *name == profile::EVERYTHING {
                 resolved.reopen(&turn);
             }
@@ -152,6 +162,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let reach = reach(&config, &turn, &named);
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
+    }
+    let skills = config.skill_roots.iter().chain(config.skills.iter().map(|skill| &skill.directory));
+    if let Some(path) = skills.into_iter().find(|path| reach.overlaps(path)) {
+        return Err(LaunchError::Skills(path.clone()));
     }
     // The turn first: others build on it.
     let profiles = || [&turn].into_iter().chain(named.values()).filter(|profile| !profile.unrestricted);
@@ -243,6 +257,15 @@ impl Prepared {
         granted.into_iter().filter_map(refused).collect()
     }
 
+    /// What a command meets that no rule matches.
+    pub(super) fn stance(&self) -> Stance {
+        Stance {
+            policy: self.config.approval.clone(),
+            unrestricted: self.turn.unrestricted,
+            requested: self.config.requested.clone(),
+        }
+    }
+
     /// Starts nothing, and leaves nothing.
     pub(crate) fn discard(self) {
         let _left = std::fs::remove_dir(&self.tmpdir);
@@ -315,9 +338,13 @@ fn bases(
 /// Names of the profiles that rules grant.
 fn granted(config: &Config) -> impl Iterator<Item = &String> {
     let executions = config.policy.rules().iter().filter_map(|rule| rule.allowed.execution.as_ref());
-    executions.chain([&config.default_execution]).filter_map(|execution| match execution {
-        Execution::Permissions(name) => Some(name),
-        _ => None,
+    let requested = config.requested.iter().map(|requested| &requested.execution);
+    let skills = config.skills.iter().map(|skill| &skill.execution);
+    executions.chain([&config.default_execution]).chain(requested).chain(skills).filter_map(|execution| {
+        match execution {
+            Execution::Permissions(name) => Some(name),
+            _ => None,
+        }
     })
 }
 
@@ -445,6 +472,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         }
     };
 
+    let stance = prepared.stance();
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
         drop((spawner_server, spawner_front, front_spawner, front_server, go));
         let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);
@@ -452,6 +480,8 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         server::serve(Setup {
             id: prepared.id,
             policy: prepared.config.policy,
+            stance,
+            skills: prepared.config.skills,
             default_execution: prepared.config.default_execution,
             named: prepared.named,
             baseline,
@@ -460,6 +490,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             own: prepared.own,
             unversioned: prepared.unversioned,
             log_max_bytes: prepared.config.log_max_bytes,
+            patience: prepared.config.patience,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,
             turn: prepared.turn,

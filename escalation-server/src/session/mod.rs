@@ -1,7 +1,9 @@
 //! One session: how it is set up, and what happens to each of its requests.
 
+mod arguments;
 mod asker;
 mod config;
+mod control;
 mod directories;
 mod elsewhere;
 mod environ;
@@ -11,14 +13,18 @@ mod intake;
 mod launch;
 mod permissions;
 mod pipeline;
+mod prompt;
 mod rerun;
 mod server;
 mod settle;
 mod shell_environment;
+mod skills;
 mod sockets;
 
-pub(crate) use config::{ConfigError, Options, check_rules, environment};
+pub(crate) use config::{ConfigError, Options, Wish, check_rules, environment};
+pub(crate) use control::{directory as control_directory, short as short_path, token as operator_token};
 pub(crate) use directories::Directories;
 pub(crate) use explain::{convert, explain, intersect, name};
 pub(crate) use explain_rules::{Written, explain_rules, list_rules};
 pub(crate) use launch::{Running, bytes, launch, prepare};
+pub(crate) use skills::{Declared, list_skills};

@@ -1,4 +1,4 @@
-//! The flow, and nothing else: intake, judge, settle, record, carry out, finish. Each stage takes
+//! The flow, and nothing else: intake, judge, settle, ask, record, carry out, finish. Each stage takes
 //! what the one before it returned.
 
 use std::os::fd::OwnedFd;
@@ -10,8 +10,8 @@ use serde_json::json;
 use super::asker::Asker;
 use super::intake::{self, Incoming};
 use super::server::Session;
-use super::settle::{Facts, is_wider, settle};
-use super::{elsewhere, rerun};
+use super::settle::{Facts, Settled, is_wider, settle};
+use super::{elsewhere, prompt, rerun};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Decision, EnvironmentChanges, Execution, Outcome, Request, Status};
 use crate::policy::{Subject, judge};
@@ -44,8 +44,10 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
             given_holds: request.path_holds,
             agent_writable: exe.is_some_and(|exe| exe.agent_writable),
             argv: &request.argv,
+            skill: request.skill.as_ref(),
         },
         &session.default_execution,
+        &session.stance,
     );
 
     let context_profile = session.profile_of(context);
@@ -55,19 +57,39 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
         Some(Execution::Unsandboxed) if denies => session.named.get(EVERYTHING),
         _ => None,
     };
-    let facts = Facts { asker: &context_profile, named, denies };
-    let mut decision = settle(&request, &judgement, facts);
+    let policy = &session.stance.policy;
+    let turn = session.profile_of(ContextId::TURN);
+    let facts = Facts { asker: &context_profile, turn: &turn, named, denies, policy };
+    let settled = settle(&request, &judgement, facts);
     if let Err(error) = session.recorder.works() {
         return asker.deny(&format!("{}: {error}", printable(request.path.as_slice())));
     }
+    let execution = match &settled {
+        Settled::Decided(Decision::Escalate { execution, .. }) => Some(execution),
+        Settled::Decided(_) => None,
+        Settled::Asks(question) => question.execution.as_ref(),
+    };
+    // Before anybody is asked: what is shown is what will run.
     let mut rerun = None;
-    if let Decision::Escalate { execution, .. } = &decision {
+    let mut stands = Ok(());
+    if let Some(execution) = execution {
         let wider = is_wider(execution, facts);
         match rerun::prepare(session, &request, &handles, execution, &judgement, wider) {
             Ok(ready) => rerun = Some(ready),
-            Err(why) => decision = Decision::Deny { reason: why },
+            Err(why) => stands = Err(why),
         }
     }
+    let decided_us = micros(began);
+    let (decision, approval) = match (stands, settled) {
+        (Err(reason), _) => (Decision::Deny { reason }, None),
+        (Ok(()), Settled::Decided(decision)) => (decision, None),
+        (Ok(()), Settled::Asks(question)) => {
+            let (decision, approval) =
+                prompt::ask(session, &request, &handles, rerun.as_ref(), &question, &asker).await;
+            (decision, Some(approval))
+        }
+    };
+    rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
     // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
     // blocks the signals that were just read from it.
@@ -77,12 +99,12 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
         Decision::Deny { .. } => {}
     }
 
-    let decide_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let changes = rerun.as_ref().map(|rerun| rerun.changes.clone()).unwrap_or_default();
     if let (Some(exe), Some(rerun)) = (&mut request.attested.exe, &rerun) {
         exe.blake3.clone_from(&rerun.blake3);
     }
-    let body = body(session, &request, &judgement, &decision, &changes, decide_us);
+    let mut body = body(session, &request, &judgement, &decision, &changes, decided_us);
+    body["approval"] = approval.unwrap_or_default();
     let ticket = match session.recorder.decided(&body, rerun.is_some()) {
         Ok(ticket) => ticket,
         Err(error) => return asker.deny(&format!("{}: {error}", printable(request.path.as_slice()))),

@@ -1,11 +1,13 @@
 //! What an escalation needs besides its decision: the image, the environment, what the waiter's
 //! process is like. All of it before the decision is recorded.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use postern_shim::wire::Bytes;
 
@@ -18,7 +20,27 @@ use crate::runner::{Cwd, Image, Start, Target};
 use crate::sys::{process, socket};
 
 /// The largest file that is copied before it runs.
-const SNAPSHOT_MOST: u64 = 256 << 20;
+pub(super) const SNAPSHOT_MOST: u64 = 256 << 20;
+/// The most that copies of one session may take while they wait to be run.
+const SNAPSHOTS_MOST: u64 = 512 << 20;
+
+/// The room that a copy takes.
+#[derive(Debug)]
+struct Room(Rc<Cell<u64>>, u64);
+
+impl Room {
+    fn take(taken: &Rc<Cell<u64>>, bytes: u64) -> Option<Self> {
+        let sum = taken.get().checked_add(bytes).filter(|sum| *sum <= SNAPSHOTS_MOST)?;
+        taken.set(sum);
+        Some(Self(Rc::clone(taken), bytes))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(self.1));
+    }
+}
 
 /// A command, ready to be ordered.
 #[derive(Debug)]
@@ -28,6 +50,7 @@ pub(super) struct Rerun {
     pub(super) changes: EnvironmentChanges,
     /// BLAKE3 of the bytes that will run, where they were copied or hashed.
     pub(super) blake3: Option<String>,
+    _room: Option<Room>,
 }
 
 /// # Errors
@@ -94,7 +117,7 @@ pub(super) fn prepare(
         // asker wants it to be.
         *zeroth = Bytes(request.given_path().as_os_str().as_bytes().to_vec());
     }
-    let mut blake3 = None;
+    let (mut blake3, mut room) = (None, None);
     let mut executable = handles.outside_executable(exe)?;
     let image = match (&exe.shape, &target) {
         (Shape::Script { .. }, Target::Turn) => Image::Script { path, dev, ino },
@@ -115,6 +138,11 @@ pub(super) fn prepare(
             Image::Descriptor
         }
         (Shape::Binary, _) if exe.agent_writable => {
+            let bytes = exe.file.size.min(SNAPSHOT_MOST);
+            room = Room::take(&session.copied, bytes);
+            if room.is_none() {
+                return Err("too many copies of executables wait to be run".to_owned());
+            }
             let (snapshot, hash) = snapshot(&executable, &exe.path)?;
             executable = snapshot;
             blake3 = Some(hash);
@@ -141,7 +169,8 @@ pub(super) fn prepare(
         target,
         approval: match &judgement.source {
             Source::Rule(rule) => format!("{}:{}", rule.file, rule.line),
-            Source::Heuristic => String::new(),
+            Source::Skill(skill) => format!("skill:{}", skill.directory.display()),
+            Source::Heuristic { .. } => "requested".to_owned(),
         },
         image,
         cwd,
@@ -155,7 +184,7 @@ pub(super) fn prepare(
         gate,
         gates: Vec::new(),
     };
-    Ok(Rerun { start, executable, changes, blake3 })
+    Ok(Rerun { start, executable, changes, blake3, _room: room })
 }
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {

@@ -7,18 +7,22 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postern_shim::wire::Bytes;
 use serde_json::json;
 
 use super::asker::Asker;
+use super::control::{Control, prompt_id};
 use super::{pipeline, sockets};
-use crate::flow::{ContextId, Executable, Execution};
-use crate::policy::Policy;
+use crate::approval::{Desk, State};
+use crate::flow::text::printable;
+use crate::flow::{ContextId, Executable, Execution, Skill};
+use crate::policy::{Policy, Stance};
 use crate::profile::{Reach, Resolved};
 use crate::record::Recorder;
 use crate::runner::{Channel, FrontReport, Link, Report, kill_descendants};
-use crate::sandbox::{Abilities, Own};
+use crate::sandbox::{Abilities, Facts, Own, plan};
 use crate::sys::{process, socket};
 
 /// Requests of one session that may be under way at once.
@@ -32,6 +36,8 @@ type Unchanged = (u64, u64, u64, i64, i64);
 pub(super) struct Session {
     pub(super) policy: Policy,
     pub(super) default_execution: Execution,
+    pub(super) stance: Stance,
+    pub(super) skills: Vec<Skill>,
     pub(super) named: BTreeMap<String, Resolved>,
     /// The caller's environment.
     pub(super) baseline: Vec<Bytes>,
@@ -42,9 +48,13 @@ pub(super) struct Session {
     /// The number that the request socket has inside.
     pub(super) gate: i32,
     pub(super) recorder: Recorder,
+    /// Where questions wait for answers.
+    pub(super) desk: Desk,
     pub(super) link: Link,
     /// Commands that run outside the turn's sandbox, for when the spawner dies.
     pub(super) live: RefCell<HashMap<u64, i32>>,
+    id: String,
+    cwd: PathBuf,
     turn: Rc<Resolved>,
     abilities: Abilities,
     own: Own,
@@ -62,6 +72,8 @@ pub(super) struct Session {
     shell: Cell<Option<i32>>,
     spawner: i32,
     hashes: RefCell<HashMap<Unchanged, String>>,
+    /// Bytes of copies that wait to be run.
+    pub(super) copied: Rc<Cell<u64>>,
 }
 
 /// What the server's process is given at its fork.
@@ -70,6 +82,8 @@ pub(super) struct Setup {
     pub(super) id: String,
     pub(super) policy: Policy,
     pub(super) default_execution: Execution,
+    pub(super) stance: Stance,
+    pub(super) skills: Vec<Skill>,
     pub(super) named: BTreeMap<String, Resolved>,
     pub(super) baseline: Vec<Bytes>,
     pub(super) given: Vec<Bytes>,
@@ -77,6 +91,8 @@ pub(super) struct Setup {
     pub(super) own: Own,
     pub(super) unversioned: Vec<PathBuf>,
     pub(super) log_max_bytes: u64,
+    /// How long a question waits; none: nobody is asked.
+    pub(super) patience: Option<Duration>,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
     pub(super) turn: Resolved,
@@ -166,12 +182,15 @@ async fn serve_async(setup: Setup) {
         Ok(link) => link,
         Err(error) => return fail(&setup.front, &error.to_string()),
     };
+    let (control, patience) = attend(&setup.state, &setup.id, setup.patience, &recorder);
     let (accept, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let (number, ours, theirs) = setup.gate;
     let _queued = accept.send((ContextId::TURN, ours));
     let session = Rc::new(Session {
         policy: setup.policy,
         default_execution: setup.default_execution,
+        stance: setup.stance,
+        skills: setup.skills,
         named: setup.named,
         baseline: setup.baseline,
         given: setup.given,
@@ -179,6 +198,9 @@ async fn serve_async(setup: Setup) {
         reach: setup.reach,
         gate: number,
         recorder: recorder.clone(),
+        desk: Desk::new(patience, prompt_id),
+        id: setup.id,
+        cwd: setup.cwd,
         link: link.clone(),
         live: RefCell::default(),
         turn: Rc::new(setup.turn),
@@ -194,7 +216,11 @@ async fn serve_async(setup: Setup) {
         shell: Cell::new(None),
         spawner: setup.spawner.0,
         hashes: RefCell::default(),
+        copied: Rc::default(),
     });
+    if let Some(control) = control {
+        tokio::task::spawn_local(control.serve(Rc::clone(&session)));
+    }
     if nix::unistd::write(&setup.ready, &[1]).is_err() {
         return;
     }
@@ -254,7 +280,7 @@ async fn serve_async(setup: Setup) {
         if session.requests.get() == 0 {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     // What a spawner that was killed has left.
     session.own.leases.sweep();
@@ -265,6 +291,25 @@ async fn serve_async(setup: Setup) {
     ended["malformed"] = session.malformed.get().into();
     ended["unrecorded_runs"] = recorder.uncounted().into();
     let _unrecorded = recorder.session_event("ended", &ended);
+}
+
+/// Opens the session's control socket; without one, inside somebody else's sandbox, nobody can be
+/// asked, and that is on record.
+fn attend(
+    state: &Path,
+    id: &str,
+    patience: Option<Duration>,
+    recorder: &Recorder,
+) -> (Option<Control>, Result<Duration, String>) {
+    let Some(patience) = patience else { return (None, Err("on_prompt is `deny`".to_owned())) };
+    match Control::open(state, id) {
+        Ok(control) => (Some(control), Ok(patience)),
+        Err(error) => {
+            let why = format!("the control socket cannot be opened: {error}");
+            let _unrecorded = recorder.session_event("unattended", &json!({ "reason": why }));
+            (None, Err(why))
+        }
+    }
 }
 
 /// Takes connections from one context's socket until everybody inside has closed it.
@@ -409,6 +454,27 @@ impl Session {
         }
     }
 
+    /// A profile with what protects in it, as it would be enforced now.
+    pub(super) fn enforced(&self, profile: &Resolved) -> Resolved {
+        match Facts::gather(profile, &self.own, &self.abilities) {
+            Ok(facts) => plan(profile, &facts, &self.abilities).profile,
+            // It will be refused by name.
+            Err(_) => profile.clone(),
+        }
+    }
+
+    /// What a door shows of this session.
+    pub(super) fn state(&self) -> State {
+        self.desk.state(&self.id, &printable(self.cwd.as_os_str().as_encoded_bytes()))
+    }
+
+    /// Ctrl-C for the shell.
+    pub(super) fn interrupt_shell(&self) {
+        if let Some(shell) = self.shell.get() {
+            process::kill_by_number(shell, libc::SIGINT);
+        }
+    }
+
     /// BLAKE3 of a file; remembered for one that no sandbox can write, as long as it looks the same.
     pub(super) fn hash(&self, file: &OwnedFd, exe: &Executable) -> Option<String> {
         let stat = nix::sys::stat::fstat(file).ok()?;
@@ -416,8 +482,12 @@ impl Session {
         if let Some(known) = self.hashes.borrow().get(&key) {
             return Some(known.clone());
         }
+        if exe.file.size > super::rerun::SNAPSHOT_MOST {
+            return None;
+        }
         let mut hasher = blake3::Hasher::new();
-        io::copy(&mut super::rerun::reopen(file).ok()?, &mut hasher).ok()?;
+        let bytes = super::rerun::reopen(file).ok()?;
+        io::copy(&mut io::Read::take(bytes, super::rerun::SNAPSHOT_MOST), &mut hasher).ok()?;
         let hash = hasher.finalize().to_hex().to_string();
         if !exe.agent_writable {
             self.hashes.borrow_mut().insert(key, hash.clone());

@@ -97,6 +97,12 @@ pub enum Answer<'a> {
     },
     /// To [`super::Kind::Hello`]: you are inside this session.
     Welcome,
+    /// Somebody is asked; the answer comes later. The text is for the command's stderr.
+    Waiting {
+        /// What for, and how to answer.
+        #[serde(borrow)]
+        text: &'a [u8],
+    },
 }
 
 /// A part of the descriptors that a command is to have.

@@ -23,6 +23,8 @@
 //!                   ◄── Welcome ──           the client becomes the session's zsh
 //! ```
 //!
+//! Before any of these answers `Waiting` may come, while somebody is asked.
+//!
 //! An end of file in place of an answer means deny. Nothing that a client says is believed but
 //! what it wants; who it is, the server asks the kernel.
 

@@ -1,0 +1,8 @@
+//! Approvals: what waits for somebody, what was granted for longer than one run, and what a session
+//! and the doors that answer for people say to each other.
+
+mod desk;
+mod message;
+
+pub(crate) use desk::{Answer, Asked, Desk, Ending, Identity};
+pub(crate) use message::{Choice, Field, Order, Prompt, Reply, State};

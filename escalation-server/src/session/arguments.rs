@@ -1,0 +1,92 @@
+//! What a command's arguments name, as far as the sandbox could change it: as much a part of what runs
+//! as the program itself.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::intake::leads;
+use crate::flow::Request;
+use crate::profile::Reach;
+
+/// A file that an argument names and the sandbox could write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) path: PathBuf,
+    /// BLAKE3; none if it is too large, or cannot be read.
+    pub(super) hash: Option<blake3::Hash>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Arguments {
+    pub(super) files: Vec<Written>,
+    /// Whether none leads to anything that the sandbox could change, or make.
+    pub(super) steady: bool,
+}
+
+/// Bytes that are hashed for one command, and files that are.
+const MOST_BYTES: u64 = 32 << 20;
+const MOST_FILES: usize = 256;
+/// Words that are looked at.
+const MOST_WORDS: usize = 4096;
+
+impl Arguments {
+    pub(super) fn of(request: &Request, reach: &Reach) -> Self {
+        let mut found = Self { files: Vec::new(), steady: true };
+        let Some(cwd) = &request.attested.cwd else { return found };
+        let mut left = MOST_BYTES;
+        found.steady = request.argv.len() <= MOST_WORDS;
+        for word in request.argv.iter().skip(1).take(MOST_WORDS) {
+            let word = word.as_slice();
+            // An option may have its value in the same word.
+            let value = word.split(|&byte| byte == b'=').next_back().filter(|value| value.len() < word.len());
+            for text in [Some(word), value].into_iter().flatten().filter(|text| !text.is_empty()) {
+                found.look(&cwd.path.join(OsStr::from_bytes(text)), text, reach, &mut left);
+            }
+        }
+        found
+    }
+
+    /// The first file that cannot be looked at a second time.
+    pub(super) fn unwatchable(&self) -> Option<&Path> {
+        self.files.iter().find(|file| file.hash.is_none()).map(|file| &*file.path)
+    }
+
+    fn look(&mut self, path: &Path, text: &[u8], reach: &Reach, left: &mut u64) {
+        // What stands there is another thing for each process.
+        if ["/proc", "/dev/fd", "/dev/std"].iter().any(|place| text.starts_with(place.as_bytes())) {
+            self.steady = false;
+        }
+        let metadata = path.symlink_metadata();
+        if metadata.is_ok() && leads(path, reach).is_some() {
+            return;
+        }
+        let Ok(metadata) = metadata else {
+            // A word that is no path is no promise of one.
+            self.steady &= text != b"-" && !text.iter().any(|byte| matches!(byte, b'/' | b'.'));
+            return;
+        };
+        self.steady = false;
+        if metadata.is_dir() || self.files.iter().any(|file| file.path == path) {
+            return;
+        }
+        // By a link too: what it leads to now.
+        if path.is_file() {
+            let hash = if self.files.len() < MOST_FILES { hash(path, left) } else { None };
+            self.files.push(Written { path: path.to_path_buf(), hash });
+        }
+    }
+}
+
+/// BLAKE3 of a file that may be anything.
+fn hash(path: &Path, left: &mut u64) -> Option<blake3::Hash> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let length = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
+    *left = left.checked_sub(length)?;
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut file.take(length + 1), &mut hasher).ok()?;
+    Some(hasher.finalize())
+}

@@ -1,0 +1,300 @@
+//! What a person is told before answering, and what makes two questions one.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+use postern_shim::wire::Bytes;
+
+use serde_json::{Value, json};
+
+use super::arguments::Arguments;
+use super::asker::Asker;
+use super::intake::Handles;
+use super::rerun::Rerun;
+use super::server::{Session, has_ended};
+use super::settle::Question;
+use crate::approval::{Answer, Asked, Ending, Field, Identity};
+use crate::flow::text::{command_line, not_ascii, printable, summary};
+use crate::flow::{Decision, Execution, Request};
+use crate::policy::starts_others;
+use crate::profile::{Access, Resolved};
+
+/// Asks, and waits for what comes of it: the decision, and the answer as records have it.
+pub(super) async fn ask(
+    session: &Session,
+    request: &Request,
+    handles: &Handles,
+    rerun: Option<&Rerun>,
+    question: &Question,
+    asker: &Asker,
+) -> (Decision, Value) {
+    let arguments = Arguments::of(request, &session.reach);
+    let hash = program_hash(session, request, handles, rerun);
+    let asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
+    let what = asked.summary.clone();
+    let deny = |why: &str| Decision::Deny { reason: format!("{what} ({why}; {})", question.why) };
+    if let Some(path) = arguments.unwatchable().filter(|_| question.wider) {
+        let why = format!(
+            "it names {}, which the sandbox can write and which is too much to be watched",
+            shown(path)
+        );
+        return (deny(&why), Value::Null);
+    }
+    let waits = |id: &str| {
+        let text = format!(
+            "{what} waits for an approval ({}); answer in another terminal: postern approve {id}",
+            question.why
+        );
+        asker.waiting(&text);
+    };
+    let answer = session.desk.ask(asked, has_ended(&handles.peer), waits).await;
+    // A copy that was made before stays as it was; what has none is looked at again.
+    let same = || {
+        Arguments::of(request, &session.reach) == arguments
+            && (rerun.is_some_and(|rerun| rerun.blake3.is_some())
+                || program_hash(session, request, handles, rerun) == hash)
+    };
+    let decision = match answer.ending {
+        Ending::Approved(_) | Ending::Granted if !same() => {
+            deny("the program, or a file that it names, changed while the approval was waited for")
+        }
+        Ending::Approved(_) | Ending::Granted => question.approved(&answer.by),
+        Ending::Denied => deny(&format!("denied by {}", answer.by)),
+        Ending::Aborted => deny(&format!("aborted by {}", answer.by)),
+        Ending::TimedOut => deny(&format!("nobody answered within {} s", answer.waited.as_secs())),
+        Ending::Withdrawn => deny("whoever asked has gone"),
+        Ending::Full => deny("too many questions wait for an answer already"),
+        Ending::Nobody => deny(&format!("nobody is asked in this session: {}", session.desk.why_nobody())),
+    };
+    (decision, approval(&answer))
+}
+
+/// An answer as records have it.
+fn approval(answer: &Answer) -> Value {
+    let (decision, scope) = match answer.ending {
+        Ending::Approved(choice) => ("approved", Some(json!(choice))),
+        Ending::Granted => ("granted", None),
+        Ending::Denied => ("denied", None),
+        Ending::Aborted => ("aborted", None),
+        Ending::TimedOut => ("timed_out", None),
+        Ending::Withdrawn => ("withdrawn", None),
+        Ending::Full => ("full", None),
+        Ending::Nobody => ("nobody", None),
+    };
+    let wait_us = u64::try_from(answer.waited.as_micros()).unwrap_or(u64::MAX);
+    json!({ "id": answer.id, "by": answer.by, "decision": decision, "scope": scope, "wait_us": wait_us })
+}
+
+/// BLAKE3 of what would run.
+fn program_hash(
+    session: &Session,
+    request: &Request,
+    handles: &Handles,
+    rerun: Option<&Rerun>,
+) -> Option<String> {
+    let known = rerun.and_then(|rerun| rerun.blake3.clone());
+    known.or_else(|| session.hash(&handles.executable, request.attested.exe.as_ref()?))
+}
+
+/// The question in full.
+fn asked(
+    session: &Session,
+    request: &Request,
+    rerun: Option<&Rerun>,
+    question: &Question,
+    arguments: &Arguments,
+    hash: Option<&str>,
+) -> Asked {
+    let exe = request.attested.exe.as_ref();
+    let profile = match &question.execution {
+        Some(Execution::Permissions(name)) => session.named.get(name),
+        _ => None,
+    };
+    let (argv, env) =
+        rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.start.argv, &rerun.start.env));
+    let identity = {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        };
+        let asker = session.profile_of(request.context);
+        add(format!("{:?} {profile:?} {asker:?}", question.execution).as_bytes());
+        add(request.given_path().as_os_str().as_bytes());
+        add(exe.map_or(&[][..], |exe| exe.path.as_os_str().as_bytes()));
+        // Without a hash nothing equals it, not even itself.
+        add(hash.map_or_else(super::control::prompt_id, str::to_owned).as_bytes());
+        add(format!("{:?}", request.attested.cwd).as_bytes());
+        // What a shell counts and notes for itself says nothing of the command.
+        let counted =
+            |word: &&Bytes| ![&b"SHLVL="[..], b"_="].iter().any(|name| word.as_slice().starts_with(name));
+        let env: Vec<&Bytes> = env.iter().filter(counted).collect();
+        for list in [argv.iter().collect(), env] {
+            add(&list.len().to_le_bytes());
+            list.iter().for_each(|word| add(word.as_slice()));
+        }
+        for path in request.skill.iter().flat_map(|skill| &skill.metadata) {
+            add(std::fs::read(path)
+                .ok()
+                .map(|text| blake3::hash(&text))
+                .map_or([0; 32], Into::into)
+                .as_slice());
+        }
+        add(format!("{arguments:?}").as_bytes());
+        Identity(*hasher.finalize().as_bytes())
+    };
+    let fields = fields(session, request, rerun, question, arguments, hash, profile);
+    // What starts others runs whatever they are, wherever that comes from.
+    let names = [Some(request.given_path()), exe.map(|exe| exe.path.clone())];
+    let launches = names.iter().flatten().any(|path| starts_others(path)) && request.skill.is_none();
+    let free = question.wider || session.stance.unrestricted;
+    let lasting = !free || (arguments.steady && !launches);
+    Asked { identity, summary: summary(&request.argv), fields, lasting }
+}
+
+/// The name of the field that says what a yes gives.
+const DIFFERENCE: &str = "unlike the shell";
+
+fn fields(
+    session: &Session,
+    request: &Request,
+    rerun: Option<&Rerun>,
+    question: &Question,
+    arguments: &Arguments,
+    hash: Option<&str>,
+    profile: Option<&Resolved>,
+) -> Vec<Field> {
+    let mut fields = Vec::new();
+    let mut add = |name: &str, text: String| {
+        if !text.is_empty() {
+            // What a yes gives is never cut.
+            let text = if name == DIFFERENCE { text } else { cut(text) };
+            fields.push(Field { name: name.to_owned(), text });
+        }
+    };
+    let line = command_line(request.argv.iter().map(Bytes::as_slice));
+    add("command", line.clone());
+    if let Some(exe) = &request.attested.exe {
+        let path = shown(&exe.path);
+        let owner = User::from_uid(Uid::from_raw(exe.file.uid)).ok().flatten();
+        let owner = owner.map_or_else(|| exe.file.uid.to_string(), |user| printable(user.name.as_bytes()));
+        let copied = rerun.is_some_and(|rerun| rerun.blake3.is_some());
+        let writable = match (exe.agent_writable, copied) {
+            _ if session.stance.unrestricted => "there is no sandbox that could not write it",
+            (false, _) => "no sandbox can write it",
+            (true, true) => "the sandbox can write it: a copy runs",
+            (true, false) => "the sandbox can write it: if it changes before your answer, it does not run",
+        };
+        let hash = hash.and_then(|hash| hash.get(..16)).unwrap_or("not known");
+        add("runs", format!("{path}\nof {owner}, {writable}, blake3 {hash}…"));
+    }
+    if let Some(cwd) = &request.attested.cwd {
+        let note = if question.wider && session.reach.could_change(&cwd.path) {
+            "\nthe sandbox can write there: what the program reads there may be the agent's"
+        } else {
+            ""
+        };
+        add("in", format!("{}{note}", shown(&cwd.path)));
+    }
+    add(
+        "where",
+        match &question.execution {
+            None if session.stance.unrestricted => "in place, without a sandbox".to_owned(),
+            None => "in place, inside the sandbox".to_owned(),
+            Some(Execution::TurnDefault) => "as a command of its own, inside the shell's sandbox".to_owned(),
+            Some(Execution::Unsandboxed) => "without a sandbox, as the user".to_owned(),
+            Some(Execution::Permissions(name)) => {
+                format!("in a sandbox of its own, under the profile {}", printable(name.as_bytes()))
+            }
+        },
+    );
+    if let Some(profile) = profile {
+        let (given, had) = (session.enforced(profile), session.profile_of(request.context));
+        add(DIFFERENCE, difference(&given, &had));
+    }
+    for file in &arguments.files {
+        let hash = file.hash.map_or_else(
+            || "cannot be hashed".to_owned(),
+            |hash| format!("blake3 {}…", hash.to_hex().get(..16).unwrap_or_default()),
+        );
+        let shown = shown(&file.path);
+        add(
+            "reads",
+            format!(
+                "{shown}, which the sandbox can write ({hash}); if it changes before your answer, it does not run"
+            ),
+        );
+    }
+    if let Some((changes, env)) = rerun.map(|rerun| (&rerun.changes, &rerun.start.env)) {
+        let kept = |variable: &&Bytes| {
+            let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
+            changes.kept.iter().any(|kept| kept.as_slice() == name)
+        };
+        let shown: Vec<_> = env.iter().filter(kept).map(|variable| printable(variable.as_slice())).collect();
+        add("variables kept", shown.join("\n"));
+        let dropped: Vec<_> = changes.dropped.iter().map(|name| printable(name.as_slice())).collect();
+        add("variables dropped", dropped.join(", "));
+    }
+    let shell = &request.shell;
+    let functions: Vec<_> = shell.functions.iter().map(|name| printable(name.as_slice())).collect();
+    let within = if functions.is_empty() { String::new() } else { format!(", in {}", functions.join(" < ")) };
+    let script = printable(shell.script.as_slice());
+    add("asked by", format!("{script} line {}{within} (as the shell says)", shell.line));
+    if let Some(skill) = &request.skill {
+        add("skill", format!("{}, in {}", printable(skill.name.as_bytes()), shown(&skill.directory)));
+    }
+    add("because", question.why.clone());
+    let paths = request.attested.exe.iter().map(|exe| shown(&exe.path));
+    let paths = paths.chain(request.attested.cwd.iter().map(|cwd| shown(&cwd.path)));
+    let files = arguments.files.iter().map(|file| shown(&file.path));
+    add(
+        "take care",
+        not_ascii(&paths.chain(files).chain([line, script]).chain(functions).collect::<String>()),
+    );
+    fields
+}
+
+fn shown(path: &Path) -> String {
+    printable(path.as_os_str().as_bytes())
+}
+
+/// Nobody reads more.
+fn cut(text: String) -> String {
+    const MOST: usize = 1500;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => {
+            let rest = text.len() - at;
+            format!("{}… ({rest} bytes more)", text.get(..at).unwrap_or_default())
+        }
+        None => text,
+    }
+}
+
+/// What a profile gives that another does not, and the other way round.
+fn difference(profile: &Resolved, base: &Resolved) -> String {
+    let name = |access| match access {
+        Some(Access::Write) => "write",
+        Some(Access::Read) => "read",
+        _ => "no access to",
+    };
+    let mut paths: Vec<&PathBuf> =
+        profile.entries.iter().chain(&base.entries).map(|(path, _)| path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let mut lines: Vec<String> = paths
+        .into_iter()
+        .map(|path| (path, profile.access(path), base.access(path)))
+        .filter(|(_, given, had)| given != had)
+        .map(|(path, given, had)| format!("{} {} (the shell: {})", name(given), shown(path), name(had)))
+        .collect();
+    let sockets = profile.unix_sockets.iter().filter(|path| !base.unix_sockets.contains(path));
+    for path in sockets {
+        lines.insert(0, format!("the socket {} (the shell: none)", shown(path)));
+    }
+    match (profile.network, base.network) {
+        (true, false) => lines.insert(0, "the network (the shell: none)".to_owned()),
+        (false, true) => lines.push("no network (the shell has it)".to_owned()),
+        _ => {}
+    }
+    if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
+}

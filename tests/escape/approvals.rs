@@ -1,0 +1,273 @@
+//! Answering one's own questions, and changing what was asked about before the answer.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use postern_tests::{World, eventually, finish, for_each_user, prefix, stdout, text};
+use serde_json::{Value, json};
+
+/// The one prompt that waits, with its session.
+fn waiting(world: &World) -> (String, String) {
+    let mut found = None;
+    eventually("a prompt waits", || {
+        let output = finish(world.postern().args(["approve", "--list", "--json"]));
+        let states = text(&output.stdout);
+        let mut states = states.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        found = states.find_map(|state| {
+            Some((state["session"].as_str()?.to_owned(), state["waiting"][0]["id"].as_str()?.to_owned()))
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_session_does_not_answer_for_itself() {
+    for_each_user(|world| {
+        let postern = prefix().join("bin/postern");
+        // Without a sandbox too: whoever types the commands never approves them.
+        let rules = format!(
+            "prefix_rule(['date'], decision = 'prompt')\nprefix_rule(['{}'], execution = 'unsandboxed')\n",
+            postern.display()
+        );
+        let script = format!(
+            "date & sleep 0.3; {0} approve --list; print 'session' | {0} approve; env {0} approve --list; \
+             kill $!; wait $!; print $?",
+            postern.display()
+        );
+        let mut command = world.postern();
+        let output =
+            finish(command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", &script]));
+        assert_eq!(stdout(&output), "143");
+        let stderr = text(&output.stderr);
+        // Inside, the state directory is not there; outside, the ancestors tell.
+        assert_eq!(stderr.matches("a session's own commands do not answer for it").count(), 2, "{stderr}");
+        assert!(stderr.contains("no session can be seen from here"), "{stderr}");
+        assert!(world.records().iter().all(|line| line["approval"]["decision"] != "approved"));
+    });
+}
+
+#[test]
+fn nor_does_anybody_without_the_operators_token() {
+    for_each_user(|world| {
+        let mut command = world.postern();
+        command.arg("--rules").arg(world.write("r.rules", "prefix_rule(['date'], decision = 'prompt')"));
+        let child = command
+            .args(["--", "-fc", "date"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (session, prompt) = waiting(world);
+        let directory = std::fs::File::open(world.root.join("state/postern/control")).unwrap();
+        let path = format!("/proc/self/fd/{}/{session}", std::os::fd::AsRawFd::as_raw_fd(&directory));
+        let say = |line: String| {
+            let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            // A server that has heard enough may close before it has read all.
+            let _heard = stream.write_all(line.as_bytes());
+            let mut said = String::new();
+            let _closed = stream.read_to_string(&mut said);
+            said
+        };
+        let token = std::fs::read_to_string(world.root.join("state/postern/operator-token")).unwrap();
+        let order = |token: &str, choice: Value| {
+            format!("{}\n", json!({ "answer": { "token": token, "prompt": prompt, "choice": choice } }))
+        };
+        for line in [
+            order("", json!("once")),
+            order(&"0".repeat(64), json!("once")),
+            order(&token, json!("amend")),
+            order(&token, json!({ "uses": 0 })),
+            format!("{}\n", json!({ "answer": { "token": token, "prompt": "ffffff", "choice": "once" } })),
+            format!(
+                "{}\n",
+                json!({ "answer": { "token": token, "prompt": prompt, "choice": "once", "more": 1 } })
+            ),
+            "\n".to_owned(),
+            "{".repeat(100_000),
+            "once\n".to_owned(),
+        ] {
+            let said = say(line.clone());
+            assert!(said.starts_with("{\"refused\"") || said.is_empty(), "{line}: {said}");
+        }
+        // The right one does.
+        assert_eq!(say(order(&token, json!("deny"))), "\"done\"\n");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(126), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn what_changes_while_the_question_waits_does_not_run() {
+    for_each_user(|world| {
+        let rules =
+            "prefix_rule(['bash'], decision = 'prompt')\nprefix_rule(['grep'], decision = 'prompt')\n";
+        let run = |script: &str, meanwhile: &dyn Fn(), choice: &str| {
+            let mut command = world.postern();
+            command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let (_, prompt) = waiting(world);
+            meanwhile();
+            let said = finish(world.postern().args(["approve", &prompt, choice]));
+            let refused = text(&said.stderr);
+            if !refused.is_empty() {
+                finish(world.postern().args(["approve", &prompt, "--once"]));
+            }
+            (child.wait_with_output().unwrap(), refused)
+        };
+        let good = "print 'grep -c Seccomp:.2 /proc/self/status' > deploy.sh; ";
+        // Left alone, it runs as approved: outside.
+        let (output, _) = run(&format!("{good} bash deploy.sh"), &|| (), "--once");
+        assert_eq!(stdout(&output), "0", "{}", text(&output.stderr));
+        let swap = || {
+            std::fs::write(world.workspace.join("deploy.sh"), "echo swapped").unwrap();
+        };
+        let (output, _) = run(&format!("{good} bash deploy.sh"), &swap, "--once");
+        assert_eq!((stdout(&output).as_str(), output.status.code()), ("", Some(126)));
+        assert!(text(&output.stderr).contains("changed while the approval was waited for"));
+        // And a yes for longer is not to be had for what the sandbox can write.
+        let (output, refused) = run(&format!("{good} bash deploy.sh"), &|| (), "--session");
+        assert!(refused.contains("session is not offered"), "{refused}");
+        assert_eq!(stdout(&output), "0");
+        // A program of the workspace runs as the copy that was shown.
+        let program = "cp /bin/grep grep; ./grep -c Seccomp:.2 /proc/self/status";
+        let swap = || {
+            std::fs::remove_file(world.workspace.join("grep")).unwrap();
+            std::fs::copy("/bin/echo", world.workspace.join("grep")).unwrap();
+        };
+        let (output, _) = run(program, &swap, "--once");
+        assert_eq!(stdout(&output), "0", "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn nothing_that_a_prompt_shows_hides_or_moves_anything() {
+    for_each_user(|world| {
+        let mut command = world.postern();
+        command.arg("--rules").arg(world.write("r.rules", "prefix_rule(['date'], decision = 'prompt')"));
+        let script = "$'\\e[2Jf'() { date $'\\e[2J\\e]0;x\\a' $'\\u202egpj.exe' $'d\\u0430te' ${(l:9000::x:)} $'a\\nb' }; cd $'\\e[8m'; $'\\e[2Jf'";
+        world.write("ws/.keep", "");
+        std::fs::create_dir(world.workspace.join("\u{1b}[8m")).unwrap();
+        world.own();
+        let child = command
+            .args(["--", "-fc", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (_, prompt) = waiting(world);
+        let shown = finish(world.postern().args(["approve", &prompt]));
+        let broken = text(&shown.stdout);
+        let shown = broken.replace(&format!("\n{}\\ ", " ".repeat(22)), "");
+        assert!(broken.chars().all(|one| !one.is_control() || one == '\n'), "{broken:?}");
+        assert!(!shown.contains('\u{202e}') && shown.contains("\\u{202e}gpj.exe"), "{shown}");
+        assert!(shown.contains("U+0430"), "look-alikes are named: {shown}");
+        assert!(shown.contains("bytes more)") && shown.len() < 20_000, "{shown}");
+        // No terminal of 80 columns breaks a line: what it put at the left could look like a field.
+        assert!(broken.lines().skip(1).all(|line| line.chars().count() < 80), "{broken}");
+        finish(world.postern().args(["approve", &prompt, "--deny"]));
+        let output = child.wait_with_output().unwrap();
+        let stderr = text(&output.stderr);
+        assert!(stderr.chars().all(|one| !one.is_control() || one == '\n'), "{stderr:?}");
+    });
+}
+
+#[test]
+fn no_approval_holds_for_longer_where_something_else_could_run() {
+    for_each_user(|world| {
+        std::fs::create_dir(world.workspace.join("pkg")).unwrap();
+        world.write("ws/pkg/__main__.py", "print(1)");
+        world.write("ws/x.sh", "echo 1");
+        std::os::unix::fs::symlink("/usr/bin/which", world.workspace.join("link.sh")).unwrap();
+        world.own();
+        let rules = "prefix_rule([['bash', 'python3', 'env', 'head', 'date', 'wc']], decision = 'prompt')";
+        for (script, lasting) in [
+            ("date +x", true),
+            ("head -n 1 /etc/passwd", true),
+            ("date --file=x.sh", false),
+            ("bash <(echo echo 1)", false),
+            ("mkfifo f; { echo echo 1 > f } & bash f; kill $!", false),
+            ("echo echo 1 | bash", false),
+            ("python3 pkg", false),
+            ("env '-Sbash x.sh'", false),
+            ("head link.sh", false),
+            ("head missing.sh", false),
+            ("head pkg", false),
+            ("wc {1..100} x.sh", false),
+            ("head /dev/fd/0 < x.sh", false),
+            ("head /proc/self/fd/0 < x.sh", false),
+        ] {
+            let mut command = world.postern();
+            command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let (_, prompt) = waiting(world);
+            let said = finish(world.postern().args(["approve", &prompt, "--session"]));
+            assert_eq!(said.status.success(), lasting, "{script}: {}", text(&said.stderr));
+            if !lasting {
+                finish(world.postern().args(["approve", &prompt, "--deny"]));
+            }
+            child.wait().unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_too_large_to_be_watched_is_not_asked_about() {
+    for_each_user(|world| {
+        let rules = "prefix_rule(['bash'], decision = 'prompt')\nprefix_rule(['tool'], decision = 'prompt', execution = 'turn_default')";
+        let run = |script: &str| {
+            let mut command = world.postern();
+            command.args(["--on-prompt", "wait:1"]).arg("--rules").arg(world.write("r.rules", rules));
+            let began = std::time::Instant::now();
+            let output = finish(command.args(["--", "-fc", script]));
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "{script}");
+            text(&output.stderr)
+        };
+        let said = run("print 'echo good' > x.sh; truncate -s 65M x.sh; bash x.sh");
+        assert!(said.contains("too much to be watched"), "{said}");
+        let said = run("for n in {1..64}; do truncate -s 1M f$n; done; bash f{1..64}");
+        assert!(said.contains("too much to be watched"), "{said}");
+        // Nothing of this size is on the disk, and nobody waits for it to be read.
+        let said = run("truncate -s 1T tool; chmod +x tool; ./tool");
+        assert!(said.contains("nobody answered within 1 s"), "{said}");
+    });
+}
+
+#[test]
+fn a_program_that_changes_while_its_question_waits_does_not_run_in_the_turn_either() {
+    for_each_user(|world| {
+        let mut command = world.postern();
+        let rules = "prefix_rule(['tool'], decision = 'prompt', execution = 'turn_default')";
+        command.arg("--rules").arg(world.write("r.rules", rules));
+        let script = "cp /bin/echo tool; ./tool shown";
+        let child = command
+            .args(["--", "-fc", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (_, prompt) = waiting(world);
+        let shown = finish(world.postern().args(["approve", &prompt]));
+        assert!(stdout(&shown).contains("if it"), "{}", stdout(&shown));
+        std::fs::write(world.workspace.join("tool"), std::fs::read("/bin/ls").unwrap()).unwrap();
+        finish(world.postern().args(["approve", &prompt, "--once"]));
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(stdout(&output), "");
+        assert!(
+            text(&output.stderr).contains("changed while the approval was waited for"),
+            "{}",
+            text(&output.stderr)
+        );
+    });
+}
+
+#[test]
+fn a_flood_of_questions_ends_in_denials() {
+    for_each_user(|world| {
+        let mut command = world.postern();
+        command.arg("--rules").arg(world.write("r.rules", "prefix_rule(['date'], decision = 'prompt')"));
+        let script = "for n in {1..90}; do date $n & sleep 0.02; kill $!; wait $!; done; true";
+        let output = finish(command.args(["--", "-fc", script]));
+        assert!(text(&output.stderr).contains("too many questions"), "{}", text(&output.stderr));
+    });
+}
