@@ -106,17 +106,23 @@ struct WishArguments {
     /// Why, for whoever approves
     #[arg(long, value_name = "TEXT")]
     justification: Option<String>,
+    /// The first words of commands that a yes may allow for good, with require_escalated
+    #[arg(long, value_name = "WORD", num_args = 1..)]
+    prefix_rule: Vec<String>,
 }
 
 impl WishArguments {
     fn wish(self) -> Result<Option<Wish>, String> {
         use SandboxPermissions::{RequireEscalated, UseDefault, WithAdditionalPermissions};
-        let justification = self.justification;
+        let (justification, prefix) = (self.justification, self.prefix_rule);
+        if !prefix.is_empty() && self.sandbox_permissions != Some(RequireEscalated) {
+            return Err("--prefix-rule needs --sandbox-permissions require_escalated".to_owned());
+        }
         match (self.sandbox_permissions, self.additional_permissions) {
             (None | Some(UseDefault), None) => Ok(None),
-            (Some(RequireEscalated), None) => Ok(Some(Wish { additional: None, justification })),
+            (Some(RequireEscalated), None) => Ok(Some(Wish { additional: None, justification, prefix })),
             (None | Some(WithAdditionalPermissions), additional @ Some(_)) => {
-                Ok(Some(Wish { additional, justification }))
+                Ok(Some(Wish { additional, justification, prefix }))
             }
             (Some(WithAdditionalPermissions), None) => {
                 Err("--sandbox-permissions with_additional_permissions needs --additional-permissions FILE"
@@ -211,6 +217,44 @@ enum RulesAction {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// Write a rule to a file, the user's own if none is named
+    Add {
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// What it says of them
+        #[arg(long, value_parser = ["allow", "prompt", "forbidden"], default_value = "allow")]
+        decision: String,
+        /// Under what it runs: turn_default, a profile's name, unsandboxed
+        #[arg(long, value_name = "EXECUTION")]
+        execution: Option<String>,
+        /// Why, for whoever reads it
+        #[arg(long, value_name = "TEXT")]
+        justification: Option<String>,
+        /// The first words of the commands, after `--`
+        #[arg(last = true, required = true, value_name = "WORDS")]
+        words: Vec<String>,
+    },
+    /// Take the rules about exactly these words out of a file, the user's own if none is named
+    Remove {
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The words, after `--`
+        #[arg(last = true, required = true, value_name = "WORDS")]
+        words: Vec<String>,
+    },
+    /// Try every example that rules give, and say what an operator should look at; or whether a command meets what is
+    /// expected
+    Test {
+        /// Rule files; without any, those that a session would load
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        rules: Vec<PathBuf>,
+        /// What the command is to meet
+        #[arg(long, value_parser = ["allow", "prompt", "forbidden", "none"], requires = "command")]
+        expect: Option<String>,
+        /// The command, after `--`
+        #[arg(last = true, requires = "expect", value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
     /// Print every rule that a session would have
     List {
         #[command(flatten)]
@@ -220,6 +264,15 @@ enum RulesAction {
     Explain {
         #[command(flatten)]
         sources: RuleSources,
+        /// Under this mode
+        #[arg(long, value_name = "MODE", conflicts_with = "profile")]
+        sandbox: Option<String>,
+        /// Under this profile
+        #[arg(long, value_name = "NAME")]
+        profile: Option<String>,
+        /// Under this approval policy
+        #[arg(long, value_name = "POLICY")]
+        approval: Option<String>,
         /// The command, after `--`
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
@@ -232,6 +285,9 @@ struct RuleSources {
     /// Rule files, besides those of the configuration
     #[arg(long, value_name = "FILE", num_args = 1..)]
     rules: Vec<PathBuf>,
+    /// Directories of skills, besides those of the configuration
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    skills: Vec<PathBuf>,
     /// A configuration file, read last
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -239,7 +295,7 @@ struct RuleSources {
 
 impl RuleSources {
     fn options(self) -> Options {
-        Options { rules: self.rules, config: self.config, ..Options::default() }
+        Options { rules: self.rules, skills: self.skills, config: self.config, ..Options::default() }
     }
 }
 
@@ -315,11 +371,23 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
                 .map(|json| say(&format!("{json}\n")))
                 .map_err(|error| error.to_string()),
         ),
+        Some(Command::Rules {
+            action: RulesAction::Add { file, decision, execution, justification, words },
+        }) => status(front::add(file, &decision, execution, justification, words).map(|text| say(&text))),
+        Some(Command::Rules { action: RulesAction::Remove { file, words } }) => {
+            status(front::remove(file, &words).map(|text| say(&text)))
+        }
+        Some(Command::Rules { action: RulesAction::Test { rules, expect, command } }) => {
+            status(front::test(&rules, expect.as_deref(), &command).map(|text| say(&text)))
+        }
         Some(Command::Rules { action: RulesAction::List { sources } }) => {
             status(front::rules(&sources.options()).map(|text| say(&text)))
         }
-        Some(Command::Rules { action: RulesAction::Explain { sources, command } }) => {
-            status(front::explain_command(&sources.options(), &command).map(|text| say(&text)))
+        Some(Command::Rules {
+            action: RulesAction::Explain { sources, sandbox, profile, approval, command },
+        }) => {
+            let options = Options { sandbox, profile, approval, ..sources.options() };
+            status(front::explain_command(&options, &command).map(|text| say(&text)))
         }
         Some(Command::Skills { action: SkillsAction::List { skills, config, json } }) => {
             let options = Options { skills, config, ..Options::default() };

@@ -9,8 +9,12 @@ const RULES: &str = "prefix_rule(['date'], decision = 'prompt', justification = 
                      prefix_rule(['id'], decision = 'prompt', execution = 'read-only')\n";
 
 fn start(world: &World, options: &[&str], script: &str) -> Child {
+    start_with(world, options, RULES, script)
+}
+
+fn start_with(world: &World, options: &[&str], rules: &str, script: &str) -> Child {
     let mut command = world.postern();
-    command.args(options).arg("--rules").arg(world.write("r.rules", RULES)).args(["--", "-fc", script]);
+    command.args(options).arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -371,5 +375,109 @@ fn policies_say_when_somebody_is_asked() {
         said(&output, "126\nd", "it removes without a question, and there is no sandbox");
         let output = run(&[], "", "mkdir -p d; rm -rf d; print $?");
         said(&output, "0", "");
+    });
+}
+
+#[test]
+fn an_answer_can_be_written_as_a_rule_which_counts_at_once_and_later() {
+    for_each_user(|world| {
+        let own = world.root.join("home/.config/postern/rules/default.rules");
+        let script = "date +1; date +1 +x; until [[ -e go ]] do sleep 0.01; done; date +1; date +2";
+        let child = start_with(world, &["--approval", "untrusted"], "", script);
+        let prompt = prompts(world, 1).remove(0);
+        let line =
+            "prefix_rule([\"/usr/bin/date\", \"+1\"], decision = \"allow\", execution = \"turn_default\")";
+        let shown = whole(world, &prompt);
+        assert!(shown.contains(line) && shown.contains("default.rules, for good"), "{shown}");
+        answer(world, &prompt, &["--rule"]);
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), format!("{line}\n"));
+        // The rule is about first words. Not about what only sleeps.
+        let sleeps = prompts(world, 1).remove(0);
+        assert_eq!(sleeps["summary"], "sleep 0.01");
+        answer(world, &sleeps, &["--session"]);
+        world.write("ws/go", "");
+        let other = prompts(world, 1).remove(0);
+        assert_eq!(other["summary"], "date +2");
+        answer(world, &other, &["--deny"]);
+        let output = end(child);
+        let said = text(&output.stdout);
+        assert_eq!(said.lines().filter(|line| *line == "1").count(), 2, "{said} {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("extra operand"), "{}", text(&output.stderr));
+        let records = world.records();
+        let amended =
+            records.iter().find(|line| line["event"] == "amended").unwrap_or_else(|| panic!("{records:?}"));
+        assert_eq!(amended["rule"], line);
+        // In the next session too.
+        let output = finish(world.postern().args([
+            "--approval",
+            "untrusted",
+            "--on-prompt",
+            "deny",
+            "--",
+            "-fc",
+            "date +1",
+        ]));
+        assert_eq!(stdout(&output), "1");
+    });
+}
+
+#[test]
+fn no_rule_is_offered_that_would_allow_more_than_its_words() {
+    for_each_user(|world| {
+        let script = "python3 -c 1; cat ws";
+        let child = start_with(
+            world,
+            &["--approval", "untrusted"],
+            "",
+            &format!("cd {}; {script}", world.root.display()),
+        );
+        let prompt = prompts(world, 1).remove(0);
+        // What is fixed may be kept, and what is not is not.
+        assert!(
+            !prompt["offered"].as_array().unwrap().iter().any(|one| one == "rule")
+                || prompt["summary"] == "python3 -c 1"
+        );
+        answer(world, &prompt, &["--abort"]);
+        drop(end(child));
+        // A rule that asks is not silenced by one that allows.
+        let child = start(world, &[], "date +x");
+        let prompt = prompts(world, 1).remove(0);
+        assert!(!prompt["offered"].as_array().unwrap().iter().any(|one| one == "rule"), "{prompt}");
+        let refused = approve(world, &[id(&prompt), "--rule"]);
+        assert!(text(&refused.stderr).contains("rule is not offered"), "{}", text(&refused.stderr));
+        answer(world, &prompt, &["--deny"]);
+        drop(end(child));
+    });
+}
+
+#[test]
+fn a_turn_may_say_which_words_a_yes_is_to_allow_for_good() {
+    for_each_user(|world| {
+        let own = world.root.join("home/.config/postern/rules/default.rules");
+        let ask = |prefix: &[&str]| {
+            let mut command = world.postern();
+            command
+                .args(["exec", "--sandbox-permissions", "require_escalated", "--prefix-rule"])
+                .args(prefix);
+            command
+                .args(["--", "date", "+a", "-u"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        // One that the command does not begin with, or that would allow anything, is not offered.
+        for prefix in [&["date", "+b"][..], &["env"]] {
+            let child = ask(prefix);
+            let prompt = prompts(world, 1).remove(0);
+            assert!(!prompt["offered"].as_array().unwrap().iter().any(|one| one == "rule"), "{prompt}");
+            answer(world, &prompt, &["--deny"]);
+            drop(end(child));
+        }
+        let child = ask(&["date", "+a"]);
+        answer(world, &prompts(world, 1)[0], &["--rule"]);
+        assert_eq!(stdout(&end(child)), "a");
+        let line = "prefix_rule([\"date\", \"+a\"], decision = \"allow\", execution = \"unsandboxed\")\n";
+        assert_eq!(std::fs::read_to_string(own).unwrap(), line);
     });
 }

@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     pub(crate) fields: Vec<Field>,
     /// Whether an answer may hold for longer than one run.
     pub(crate) lasting: bool,
+    /// The rule that an answer may be written as.
+    pub(crate) rule: Option<String>,
 }
 
 /// How a question ended.
@@ -234,18 +236,13 @@ impl Desk {
     pub(crate) fn answer(&self, id: &str, choice: Choice, by: &str) -> Result<(), String> {
         let mut inner = self.inner.borrow_mut();
         let at = inner.waiting.iter().position(|waiting| waiting.id == id);
-        let at =
-            at.ok_or_else(|| format!("no prompt {id} waits: it was answered, withdrawn, or timed out"))?;
+        let at = at.ok_or_else(|| gone(id))?;
         let mut waiting = inner.waiting.remove(at);
         if !offered(&waiting.asked).contains(&choice.name())
             || choice == Choice::Uses(0)
             || matches!(choice, Choice::Seconds(seconds) if seconds > LONGEST)
         {
-            let what = format!(
-                "{} is not offered for prompt {id}: {}",
-                choice.name(),
-                offered(&waiting.asked).join(", ")
-            );
+            let what = not_offered(choice, &waiting);
             inner.waiting.insert(at, waiting);
             return Err(what);
         }
@@ -259,6 +256,12 @@ impl Desk {
                     if approved(waiter) {
                         break;
                     }
+                }
+            }
+            // Whatever comes after these meets the rule.
+            Choice::Rule => {
+                for (_, waiter) in waiting.waiters.drain(..) {
+                    let _withdrawn = approved(waiter);
                 }
             }
             Choice::Session | Choice::Uses(_) | Choice::Seconds(_) => {
@@ -301,6 +304,16 @@ impl Desk {
         drop(inner);
         self.touch();
         Ok(())
+    }
+
+    /// The rule that an answer to a prompt may be written as.
+    ///
+    /// # Errors
+    /// The prompt is gone, or that was not offered.
+    pub(crate) fn rule(&self, id: &str) -> Result<String, String> {
+        let inner = self.inner.borrow();
+        let waiting = inner.waiting.iter().find(|waiting| waiting.id == id).ok_or_else(|| gone(id))?;
+        waiting.asked.rule.clone().ok_or_else(|| not_offered(Choice::Rule, waiting))
     }
 
     /// # Errors
@@ -355,7 +368,17 @@ fn deny(waiting: &mut Waiting, ending: Ending, by: &str) {
 /// Names of the choices that a question leaves.
 fn offered(asked: &Asked) -> Vec<&'static str> {
     let lasting = ["session", "uses", "until"].into_iter().filter(|_| asked.lasting);
-    ["once"].into_iter().chain(lasting).chain(["deny", "abort"]).collect()
+    let rule = asked.rule.iter().map(|_| "rule");
+    ["once"].into_iter().chain(lasting).chain(rule).chain(["deny", "abort"]).collect()
+}
+
+fn gone(id: &str) -> String {
+    format!("no prompt {id} waits: it was answered, withdrawn, or timed out")
+}
+
+fn not_offered(choice: Choice, waiting: &Waiting) -> String {
+    let offered = offered(&waiting.asked).join(", ");
+    format!("{} is not offered for prompt {}: {offered}", choice.name(), waiting.id)
 }
 
 #[cfg(test)]
@@ -370,6 +393,7 @@ mod tests {
             summary: format!("command {which}"),
             fields: Vec::new(),
             lasting: true,
+            rule: None,
         }
     }
 
@@ -379,7 +403,6 @@ mod tests {
         format!("p{}", NEXT.get())
     }
 
-    /// Runs with a desk on a clock that stands still until nothing else is to be done.
     fn at_desk<F: Future>(patience: Option<u64>, test: impl FnOnce(Rc<Desk>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let desk = Rc::new(Desk::new(patience.map(Duration::from_millis).ok_or_else(String::new), draw));

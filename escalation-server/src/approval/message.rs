@@ -14,6 +14,8 @@ pub(crate) enum Choice {
     Uses(u32),
     /// This run and every equal one for so many seconds.
     Seconds(u64),
+    /// This run, and whatever the rule allows that is written for it.
+    Rule,
     Deny,
     /// Denies all that waits in the session, and interrupts its shell.
     Abort,
@@ -27,6 +29,7 @@ impl Choice {
             Self::Session => "session",
             Self::Uses(_) => "uses",
             Self::Seconds(_) => "until",
+            Self::Rule => "rule",
             Self::Deny => "deny",
             Self::Abort => "abort",
         }

@@ -20,6 +20,11 @@ impl Verdict {
             Self::Forbidden => "forbidden",
         }
     }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Allow, Self::Prompt, Self::Forbidden].into_iter().find(|one| one.name() == name)
+    }
 }
 
 /// The rule that decided.
@@ -82,6 +87,15 @@ impl Execution {
             "unsandboxed" => Self::Unsandboxed,
             "turn_default" => Self::TurnDefault,
             profile => Self::Permissions(profile.to_owned()),
+        }
+    }
+
+    /// What [`Self::parse`] reads.
+    pub(crate) fn written(&self) -> &str {
+        match self {
+            Self::Unsandboxed => "unsandboxed",
+            Self::TurnDefault => "turn_default",
+            Self::Permissions(profile) => profile,
         }
     }
 }

@@ -29,6 +29,9 @@ pub(crate) struct Decision {
     /// Equal runs for so long: 90s, 10m, 2h
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     until: Option<u64>,
+    /// This run, and for good what the rule allows that the prompt shows
+    #[arg(long)]
+    rule: bool,
     /// Not this one
     #[arg(long)]
     deny: bool,
@@ -38,7 +41,7 @@ pub(crate) struct Decision {
 }
 
 /// Without a prompt's id: shows what waits, as it comes, and reads answers from standard input, one
-/// a line: `ID once|session|uses N|until TIME|deny|abort`. Of an id its beginning is enough.
+/// a line: `ID once|session|uses N|until TIME|rule|deny|abort`. Of an id its beginning is enough.
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArguments {
     /// Show or answer this prompt
@@ -61,6 +64,7 @@ impl Decision {
         let flags = [
             (self.once, Choice::Once),
             (self.session, Choice::Session),
+            (self.rule, Choice::Rule),
             (self.deny, Choice::Deny),
             (self.abort, Choice::Abort),
         ];
@@ -428,7 +432,7 @@ fn order(line: &str, states: &[State]) -> Result<Option<(String, String, Choice)
     let mut words = line.split_whitespace();
     let Some(id) = words.next() else { return Ok(None) };
     let words: Vec<&str> = words.collect();
-    const EXPECTED: &str = "expected `ID once|session|uses N|until TIME|deny|abort`";
+    const EXPECTED: &str = "expected `ID once|session|uses N|until TIME|rule|deny|abort`";
     if words.is_empty() {
         return Err(EXPECTED.to_owned());
     }
@@ -436,6 +440,7 @@ fn order(line: &str, states: &[State]) -> Result<Option<(String, String, Choice)
     let choice = match words[..] {
         ["once"] => Choice::Once,
         ["session"] => Choice::Session,
+        ["rule"] => Choice::Rule,
         ["uses", count] => {
             Choice::Uses(count.parse().map_err(|_| format!("expected a number, got `{count}`"))?)
         }

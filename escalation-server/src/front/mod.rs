@@ -15,7 +15,7 @@ pub(crate) use approve::{ApproveArguments, approve};
 pub(crate) use doctor::doctor;
 pub(crate) use env::env;
 pub(crate) use log::{LogArguments, log};
-pub(crate) use rules::{check, explain_command, rules};
+pub(crate) use rules::{add, check, explain_command, remove, rules, test};
 pub(crate) use sandbox::{ExplainArguments, Shape, convert, explain, intersect};
 pub(crate) use sessions::{end, list};
 pub(crate) use shell::run;

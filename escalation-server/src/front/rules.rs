@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::flow::text::printable;
-use crate::session::{ConfigError, Options, Written, bytes, check_rules, explain_rules, list_rules};
+use crate::flow::{Execution, Verdict};
+use crate::session::{
+    Amendment, ConfigError, Matched, Options, Written, add_rule, bytes, check_rules, explain_rules,
+    list_rules, remove_rules, test_rules,
+};
 
 /// The rules that match, and the strictest decision if any does, as JSON.
 ///
 /// # Errors
 /// A rule file that cannot be read or understood.
 pub(crate) fn check(rules: &[PathBuf], command: &[OsString]) -> Result<String, ConfigError> {
-    let argv: Vec<_> = command.iter().map(|word| bytes(word)).collect();
-    let program = command.first().map_or(Path::new(""), Path::new);
-    let matched = check_rules(rules, program, &argv)?;
+    let matched = matched(rules, command)?;
     let list: Vec<Value> = matched
         .iter()
         .map(|hit| {
@@ -36,10 +38,72 @@ pub(crate) fn check(rules: &[PathBuf], command: &[OsString]) -> Result<String, C
         .collect();
     let mut answer = Map::new();
     answer.insert("matchedRules".to_owned(), Value::Array(list));
-    if let Some(decision) = matched.iter().max_by_key(|hit| hit.rank).map(|hit| hit.decision) {
+    if let Some(decision) = decision(&matched) {
         answer.insert("decision".to_owned(), json!(decision));
     }
     Ok(Value::Object(answer).to_string())
+}
+
+/// Writes a rule; the text for standard output.
+///
+/// # Errors
+/// What keeps it from being written.
+pub(crate) fn add(
+    file: Option<PathBuf>,
+    decision: &str,
+    execution: Option<String>,
+    justification: Option<String>,
+    words: Vec<String>,
+) -> Result<String, String> {
+    let verdict = Verdict::named(decision).ok_or_else(|| format!("there is no decision `{decision}`"))?;
+    let execution = execution.map(|name| Execution::parse(&name));
+    let amendment = Amendment { pattern: words, verdict, execution, justification };
+    let (place, new) = add_rule(file, &amendment)?;
+    let line = amendment.line()?;
+    let said = if new { "" } else { "is there already: " };
+    Ok(printable(format!("{place}  {said}{line}").as_bytes()) + "\n")
+}
+
+/// Takes rules out of a file; the text for standard output.
+///
+/// # Errors
+/// What keeps them from being taken out.
+pub(crate) fn remove(file: Option<PathBuf>, words: &[String]) -> Result<String, String> {
+    let removed = remove_rules(file, words)?;
+    Ok(removed.iter().map(|line| format!("removed  {}\n", printable(line.as_bytes()))).collect())
+}
+
+/// Tries rules; the text for standard output.
+///
+/// # Errors
+/// Rules that cannot be read, an example that does not hold, or another decision than the expected one.
+pub(crate) fn test(
+    rules: &[PathBuf],
+    expected: Option<&str>,
+    command: &[OsString],
+) -> Result<String, String> {
+    let Some(expected) = expected else {
+        let tested = test_rules(rules).map_err(|error| error.to_string())?;
+        let mut text: String =
+            tested.warnings.iter().map(|line| format!("warning  {}\n", printable(line.as_bytes()))).collect();
+        text.push_str(&format!(
+            "{} rules about commands and {} about hosts are read, and every example holds\n",
+            tested.rules, tested.hosts
+        ));
+        return Ok(text);
+    };
+    let found = decision(&matched(rules, command).map_err(|error| error.to_string())?).unwrap_or("none");
+    if found == expected { Ok(String::new()) } else { Err(format!("expected {expected}, found {found}")) }
+}
+
+fn matched(rules: &[PathBuf], command: &[OsString]) -> Result<Vec<Matched>, ConfigError> {
+    let argv: Vec<_> = command.iter().map(|word| bytes(word)).collect();
+    check_rules(rules, command.first().map_or(Path::new(""), Path::new), &argv)
+}
+
+/// The strictest.
+fn decision(matched: &[Matched]) -> Option<&'static str> {
+    matched.iter().max_by_key(|hit| hit.rank).map(|hit| hit.decision)
 }
 
 fn line(rule: &Written) -> String {

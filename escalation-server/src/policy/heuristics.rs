@@ -1,13 +1,13 @@
 //! What can be said of a command that no rule is about.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use postern_shim::wire::Bytes;
 
 use super::judge::{Subject, calls_itself};
 
 /// How a command looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// It only reads, or prints.
     Harmless,
@@ -43,8 +43,31 @@ pub(super) fn inner<'a>(argv: &'a [Bytes], given: &Path) -> Option<&'a [Bytes]> 
     argv.get(1 + at..).filter(|rest| !rest.is_empty())
 }
 
+/// Whether what a command would start cannot be told from its arguments: too deep, or all in one word.
+pub(super) fn hides(argv: &[Bytes], given: &Path) -> bool {
+    let split = |word: &Bytes| {
+        let word = word.as_slice();
+        let short = word.starts_with(b"-") && !word.starts_with(b"--") && word.contains(&b'S');
+        // Long options may be cut.
+        short || word.starts_with(b"--s")
+    };
+    let (mut argv, mut given) = (argv, given.to_path_buf());
+    for _ in 0..MOST_WRAPPERS {
+        let rest = inner(argv, &given);
+        let own = argv.len() - rest.map_or(0, <[Bytes]>::len);
+        if given.ends_with("env") && argv.iter().take(own).any(split) {
+            return true;
+        }
+        let Some(rest) = rest else { return false };
+        argv = rest;
+        let program = argv.first().and_then(|word| std::str::from_utf8(word.as_slice()).ok());
+        given = PathBuf::from(program.unwrap_or_default());
+    }
+    inner(argv, &given).is_some()
+}
+
 /// Where, among a wrapper's arguments, its command starts.
-fn starts_at(name: &str, words: &[&str]) -> Option<usize> {
+pub(super) fn starts_at(name: &str, words: &[&str]) -> Option<usize> {
     // Options that take the next word, if their value does not stick to them.
     let (valued, positional): (&[&str], usize) = match name {
         "env" => (&["-u", "--unset", "-C", "--chdir"], 0),
@@ -93,7 +116,10 @@ fn starts_at(name: &str, words: &[&str]) -> Option<usize> {
             0,
         ),
         "stdbuf" => (&["-i", "--input", "-o", "--output", "-e", "--error"], 0),
-        "nohup" | "setsid" | "busybox" | "toybox" | "ionice" | "chrt" | "time" => (&[], 0),
+        "ionice" => (&["-c", "--class", "-n", "--classdata"], 0),
+        "chrt" => (&["-T", "--sched-runtime", "-P", "--sched-period", "-D", "--sched-deadline"], 1),
+        "time" => (&["-f", "--format", "-o", "--output"], 0),
+        "nohup" | "setsid" | "busybox" | "toybox" => (&[], 0),
         _ => return None,
     };
     let assigns = |word: &str| matches!(name, "env" | "sudo") && !word.starts_with('-') && word.contains('=');
@@ -180,7 +206,7 @@ fn commands(script: &str) -> Vec<Vec<&str>> {
 /// Programs that run whatever somebody tells them: interpreters, what starts another program, what
 /// builds by instructions from a directory.
 pub(crate) fn starts_others(program: &Path) -> bool {
-    const NAMES: [&str; 51] = [
+    const NAMES: [&str; 37] = [
         "sh",
         "bash",
         "dash",
@@ -207,23 +233,9 @@ pub(crate) fn starts_others(program: &Path) -> bool {
         "awk",
         "gawk",
         "mawk",
-        "env",
-        "sudo",
-        "doas",
         "su",
-        "xargs",
         "find",
         "parallel",
-        "nice",
-        "ionice",
-        "chrt",
-        "timeout",
-        "time",
-        "nohup",
-        "setsid",
-        "stdbuf",
-        "busybox",
-        "toybox",
         "make",
         "gmake",
         "ninja",
@@ -237,7 +249,7 @@ pub(crate) fn starts_others(program: &Path) -> bool {
     // python3.11 is python.
     let name =
         name.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.' || letter == '-');
-    NAMES.contains(&name)
+    NAMES.contains(&name) || starts_at(name, &[]).is_some()
 }
 
 /// Programs that read or print whatever their arguments.

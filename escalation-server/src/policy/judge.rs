@@ -5,10 +5,10 @@ use std::path::Path;
 
 use postern_shim::wire::Bytes;
 
-use super::heuristics::{Look, MOST_WRAPPERS, inner, look};
+use super::heuristics::{Look, MOST_WRAPPERS, hides, inner, look};
 use super::rules::{Policy, Rule, width};
 use super::stance::{ApprovalPolicy, Stance};
-use crate::flow::{Allowed, Execution, Judgement, RuleSource, Skill, Source, Verdict};
+use crate::flow::{Allowed, Execution, Judgement, Request, RuleSource, Skill, Source, Verdict};
 
 /// A command, as far as rules see it.
 #[derive(Debug, Clone)]
@@ -25,6 +25,21 @@ pub(crate) struct Subject<'a> {
     pub(crate) argv: &'a [Bytes],
     /// The skill whose script it is.
     pub(crate) skill: Option<&'a Skill>,
+}
+
+impl<'a> Subject<'a> {
+    /// A request; `given` is its path, absolute.
+    pub(crate) fn of(request: &'a Request, given: &'a Path) -> Self {
+        let exe = request.attested.exe.as_ref();
+        Self {
+            given,
+            resolved: exe.map(|exe| exe.path.as_path()),
+            given_holds: request.path_holds,
+            agent_writable: exe.is_some_and(|exe| exe.agent_writable),
+            argv: &request.argv,
+            skill: request.skill.as_ref(),
+        }
+    }
 }
 
 /// A rule that matches.
@@ -73,8 +88,9 @@ pub(crate) fn judge(
         .iter()
         .filter(|hit| Some(hit.rule.verdict) == strictest)
         .min_by_key(|hit| width(&given(hit.rule)));
+    let hidden = policy.restricts() && hides(subject.argv, subject.given);
     let Some(winner) = winner else {
-        return unmatched(subject, stance);
+        return unmatched(subject, stance, hidden);
     };
     let rule = winner.rule;
     // Neither of two profiles is the narrower one, so that no rule says which it is to be.
@@ -92,14 +108,15 @@ pub(crate) fn judge(
     let gives = matches.iter().filter(own).filter(|hit| hit.rule.verdict != Verdict::Forbidden);
     let gives = gives.map(|hit| given(hit.rule));
     Judgement {
-        verdict: rival.map_or(rule.verdict, |_| Verdict::Prompt),
+        verdict: if rival.is_some() || hidden { rule.verdict.max(Verdict::Prompt) } else { rule.verdict },
         source: Source::Rule(RuleSource {
             file: rule.file.clone(),
             line: rule.line,
-            justification: rival.map_or_else(
-                || rule.justification.clone(),
-                |rival| Some(format!("{}:{} gives another profile", rival.file, rival.line)),
-            ),
+            justification: match rival {
+                Some(rival) => Some(format!("{}:{} gives another profile", rival.file, rival.line)),
+                None if hidden && rule.verdict == Verdict::Allow => Some(HIDDEN.to_owned()),
+                None => rule.justification.clone(),
+            },
         }),
         allowed: Allowed {
             execution: gives.min_by_key(width),
@@ -110,8 +127,12 @@ pub(crate) fn judge(
     }
 }
 
+/// Why a command is asked about that might start what a rule forbids.
+const HIDDEN: &str =
+    "what it would start cannot be told from its arguments, and rules forbid or ask about some";
+
 /// What a command comes to that no rule matches.
-fn unmatched(subject: &Subject<'_>, stance: &Stance) -> Judgement {
+fn unmatched(subject: &Subject<'_>, stance: &Stance, hidden: bool) -> Judgement {
     let said = |verdict, why: &str, execution| Judgement {
         verdict,
         source: Source::Heuristic { why: why.to_owned() },
@@ -119,6 +140,9 @@ fn unmatched(subject: &Subject<'_>, stance: &Stance) -> Judgement {
         matched: Vec::new(),
         audit: false,
     };
+    if hidden {
+        return said(Verdict::Prompt, HIDDEN, None);
+    }
     if !stance.looks() {
         return said(Verdict::Allow, "no rule matches", None);
     }
@@ -281,7 +305,7 @@ prefix_rule(["exact"], decision = "forbidden")
     }
 
     fn verdict(case: &Case) -> (Verdict, bool, Option<Execution>) {
-        let policy = load([("test.rules", RULES)]).unwrap();
+        let policy = load("/home/u", [("test.rules", RULES)]).unwrap();
         let argv: Vec<Bytes> = case.argv.split(' ').map(|word| Bytes(word.as_bytes().to_vec())).collect();
         let judgement = judge(
             &policy,
@@ -303,7 +327,7 @@ prefix_rule(["exact"], decision = "forbidden")
     fn two_profiles_for_one_command_are_a_question() {
         let rules =
             "prefix_rule(['cat'], execution = 'one')\nprefix_rule(['/usr/bin/cat'], execution = 'other')\n";
-        let policy = load([("r.rules", rules)]).unwrap();
+        let policy = load("/home/u", [("r.rules", rules)]).unwrap();
         let argv = [Bytes(b"cat".to_vec())];
         let path = Path::new("/usr/bin/cat");
         let subject = Subject {
@@ -336,9 +360,39 @@ prefix_rule(["exact"], decision = "forbidden")
     }
 
     #[test]
+    fn what_hides_what_it_starts_is_asked_about_where_rules_restrict() {
+        let nested = format!("{}git push", "nice ".repeat(9));
+        let words =
+            |line: &str| line.split('+').map(|word| Bytes(word.as_bytes().to_vec())).collect::<Vec<_>>();
+        let verdict = |rules: &str, argv: &[Bytes]| {
+            let path = Path::new("/usr/bin").join(std::str::from_utf8(argv[0].as_slice()).unwrap());
+            let subject = Subject {
+                given: &path,
+                resolved: Some(&path),
+                given_holds: true,
+                agent_writable: false,
+                argv,
+                skill: None,
+            };
+            let policy = load("/home/u", [("r.rules", rules)]).unwrap();
+            judge(&policy, &subject, &Execution::Unsandboxed, &Stance::default()).verdict
+        };
+        let hiding = ["env+-S+git push", "env+-Sgit push", "env+-iS+git push", "env+--split-string=git push"];
+        for argv in hiding.iter().map(|line| words(line)).chain([words(&nested.replace(' ', "+"))]) {
+            assert_eq!(verdict(RULES, &argv), Verdict::Prompt, "{argv:?}");
+            assert_eq!(verdict("prefix_rule(['cat'])", &argv), Verdict::Allow, "{argv:?}");
+            let wide = format!("{RULES}prefix_rule([['env', 'nice']])");
+            assert_eq!(verdict(&wide, &argv), Verdict::Prompt, "{argv:?}");
+        }
+        for line in ["env+git+status", "env+LS=-S+ls", "env+ls+-S", "nice+-n+3+ls+-S"] {
+            assert_eq!(verdict(RULES, &words(line)), Verdict::Allow, "{line}");
+        }
+    }
+
+    #[test]
     fn a_rule_about_what_is_started_gives_the_starter_nothing() {
         let rules = "prefix_rule(['git', 'push'], decision = 'prompt', env_keep = ['LD_PRELOAD'])";
-        let policy = load([("r.rules", rules)]).unwrap();
+        let policy = load("/home/u", [("r.rules", rules)]).unwrap();
         let argv: Vec<Bytes> =
             ["env", "LD_PRELOAD=x", "git", "push"].map(|word| Bytes(word.as_bytes().to_vec())).into();
         let path = Path::new("/usr/bin/env");
@@ -358,7 +412,7 @@ prefix_rule(["exact"], decision = "forbidden")
     fn what_is_asked_about_runs_under_the_narrowest_that_any_rule_gives() {
         let rules = "prefix_rule(['git', 'push'], decision = 'prompt')\nprefix_rule(['git'], execution = 'git')\n\
                      prefix_rule(['make'], decision = 'prompt', execution = 'build')\nprefix_rule(['rm'], decision = 'prompt')\n";
-        let policy = load([("r.rules", rules)]).unwrap();
+        let policy = load("/home/u", [("r.rules", rules)]).unwrap();
         for (words, expected) in [("git push", "git"), ("make all", "build"), ("rm x", "unsandboxed")] {
             let argv: Vec<Bytes> = words.split(' ').map(|word| Bytes(word.as_bytes().to_vec())).collect();
             let path = Path::new("/usr/bin").join(words.split(' ').next().unwrap());

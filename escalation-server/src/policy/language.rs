@@ -1,4 +1,4 @@
-//! The rule language: Starlark with `prefix_rule` and `host_executable`.
+//! The rule language: Starlark with `prefix_rule`, `host_executable` and `network_rule`.
 #![expect(clippy::too_many_arguments, reason = "a rule's arguments are the language's own")]
 
 use std::cell::RefCell;
@@ -10,11 +10,10 @@ use starlark::starlark_module;
 use starlark::syntax::{AstModule, Dialect};
 use starlark::values::list::UnpackList;
 use starlark::values::none::{NoneOr, NoneType};
-use starlark::values::tuple::UnpackTuple;
 use starlark::values::{UnpackValue, Value};
 
 use super::judge::{Subject, matches};
-use super::rules::{Policy, Rule};
+use super::rules::{NetworkRule, Policy, Rule};
 use crate::flow::{Allowed, Execution, Verdict};
 
 /// Why a rule file was refused, beginning with file:line:column where there is such a place.
@@ -26,6 +25,7 @@ pub(crate) struct LoadError(String);
 /// the evaluator's own way of carrying a value wants an `unsafe impl`.
 #[derive(Default)]
 struct Loading {
+    home: String,
     policy: Policy,
     examples: Vec<Example>,
 }
@@ -41,13 +41,16 @@ struct Example {
     matches: bool,
 }
 
-/// Reads rule files, each a name for messages and its text.
+/// Reads rule files, each a name for messages and its text. `home` is what `~` stands for.
 ///
 /// # Errors
 /// The first thing that is wrong; there is no such thing as a partly loaded policy.
-pub(crate) fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Policy, LoadError> {
+pub(crate) fn load<'a>(
+    home: &str,
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<Policy, LoadError> {
     let globals: Globals = GlobalsBuilder::extended_by(&[LibraryExtension::Print]).with(builtins).build();
-    LOADING.take();
+    LOADING.set(Loading { home: home.to_owned(), ..Loading::default() });
     for (name, text) in files {
         let dialect = Dialect { enable_load: false, enable_f_strings: true, ..Dialect::Extended };
         let ast = AstModule::parse(name, text.to_owned(), &dialect).map_err(|error| located(name, &error))?;
@@ -140,12 +143,9 @@ impl Words {
 }
 
 fn verdict(name: &str) -> anyhow::Result<Verdict> {
-    match name {
-        "allow" => Ok(Verdict::Allow),
-        "prompt" => Ok(Verdict::Prompt),
-        "forbidden" => Ok(Verdict::Forbidden),
-        other => anyhow::bail!("decision: expected \"allow\", \"prompt\" or \"forbidden\", got \"{other}\""),
-    }
+    Verdict::named(name).ok_or_else(|| {
+        anyhow::anyhow!("decision: expected \"allow\", \"prompt\" or \"forbidden\", got \"{name}\"")
+    })
 }
 
 fn pattern(items: Vec<Value<'_>>) -> anyhow::Result<Vec<Vec<String>>> {
@@ -212,11 +212,7 @@ fn builtins(builder: &mut GlobalsBuilder) {
     ) -> anyhow::Result<NoneType> {
         let (file, line) = here(eval);
         let verdict = verdict(decision.unwrap_or("allow"))?;
-        let justification = justification.into_option();
-        anyhow::ensure!(
-            justification.as_ref().is_none_or(|text| !text.trim().is_empty()),
-            "justification: expected text, got a blank"
-        );
+        let justification = not_blank(justification)?;
         let execution = execution.into_option();
         anyhow::ensure!(
             execution.is_none_or(|name| !name.trim().is_empty()),
@@ -257,26 +253,78 @@ fn builtins(builder: &mut GlobalsBuilder) {
             !name.is_empty() && !name.contains('/'),
             "host_executable: expected a bare file name, got \"{name}\""
         );
-        for path in &paths.items {
-            anyhow::ensure!(
-                path.starts_with('/') && path.rsplit('/').next() == Some(name.as_str()),
-                "host_executable: expected an absolute path that ends in /{name}, got \"{path}\""
-            );
-        }
-        LOADING.with_borrow_mut(|loading| loading.policy.set_host(name, paths.items));
-        Ok(NoneType)
+        LOADING.with_borrow_mut(|loading| {
+            let whole = |path: String| match path.strip_prefix("~/") {
+                Some(rest) => format!("{}/{rest}", loading.home),
+                None => path,
+            };
+            let paths: Vec<String> = paths.items.into_iter().map(whole).collect();
+            let wrong = paths.iter().find(|path| {
+                !path.starts_with('/') || path.rsplit('/').next() != Some(name.as_str())
+            });
+            if let Some(path) = wrong {
+                anyhow::bail!(
+                    "host_executable: expected a path that begins with / or ~/ and ends in /{name}, got \"{path}\""
+                );
+            }
+            loading.policy.set_host(name, paths);
+            Ok(NoneType)
+        })
     }
 
     fn network_rule<'v>(
-        #[starlark(args)] args: UnpackTuple<Value<'v>>,
-        #[starlark(kwargs)] kwargs: Value<'v>,
+        host: &str,
+        protocol: &str,
+        decision: &str,
+        #[starlark(require = named, default = NoneOr::None)] justification: NoneOr<String>,
+        eval: &mut Evaluator<'v, '_, '_>,
     ) -> anyhow::Result<NoneType> {
-        let _unread = (args, kwargs);
-        anyhow::bail!(
-            "network_rule: this version cannot enforce rules by host; remove the rule, and grant or withhold \
-             the network by profile"
-        )
+        let (file, line) = here(eval);
+        let verdict = verdict(if decision == "deny" { "forbidden" } else { decision })?;
+        let protocol = match protocol {
+            "http" => "http",
+            "https" | "https_connect" | "http-connect" => "https",
+            "socks5_tcp" => "socks5_tcp",
+            "socks5_udp" => "socks5_udp",
+            other => {
+                anyhow::bail!("protocol: expected http, https, socks5_tcp or socks5_udp, got \"{other}\"")
+            }
+        };
+        let justification = not_blank(justification)?;
+        let rule = NetworkRule { host: self::host(host)?, protocol, verdict, justification, file, line };
+        LOADING.with_borrow_mut(|loading| loading.policy.add_network(rule));
+        Ok(NoneType)
     }
+}
+
+/// A host as rules compare it.
+fn host(text: &str) -> anyhow::Result<String> {
+    let host = text.trim();
+    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address, rest.strip_prefix(':').or(rest.is_empty().then_some("0"))),
+        // More than one colon is an address without brackets.
+        None if host.matches(':').count() == 1 => {
+            host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)))
+        }
+        None => (host, Some("0")),
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let plain =
+        |letter: char| !letter.is_whitespace() && !letter.is_control() && !"*/?#@[]\\".contains(letter);
+    anyhow::ensure!(
+        !host.is_empty() && host.chars().all(plain) && port.is_some_and(|port| port.parse::<u16>().is_ok()),
+        "host: expected a name or an address without scheme, path or `*`, got \"{text}\""
+    );
+    Ok(host)
+}
+
+fn not_blank(justification: NoneOr<String>) -> anyhow::Result<Option<String>> {
+    let justification = justification.into_option();
+    anyhow::ensure!(
+        justification.as_ref().is_none_or(|text| !text.trim().is_empty()),
+        "justification: expected text, got a blank"
+    );
+    Ok(justification)
 }
 
 fn here(eval: &Evaluator<'_, '_, '_>) -> (String, usize) {
@@ -291,7 +339,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        load([("a.rules", text)]).unwrap_err().to_string()
+        load("/home/u", [("a.rules", text)]).unwrap_err().to_string()
     }
 
     #[test]
@@ -305,17 +353,18 @@ mod tests {
             ("prefix_rule(['a'], not_match = ['a x'])", "a.rules:1:1:", "`not_match` example `a x`"),
             ("prefix_rule(['a', 1])", "a.rules:1:1:", "expected a string"),
             ("prefix_rule(['a'], justification = ' ')", "a.rules:1:1:", "blank"),
-            ("host_executable('git', ['git'])", "a.rules:1:1:", "absolute path"),
+            ("host_executable('git', ['git'])", "a.rules:1:1:", "begins with /"),
             (
                 "prefix_rule(['a'], decision = 'forbidden', execution = 'unsandboxed')",
                 "a.rules:1:1:",
                 "only with",
             ),
-            (
-                "network_rule(host = 'x', protocol = 'https', decision = 'allow')",
-                "a.rules:1:1:",
-                "cannot enforce",
-            ),
+            ("network_rule('x', 'gopher', 'allow')", "a.rules:1:1:", "expected http, https"),
+            ("network_rule('https://x', 'https', 'allow')", "a.rules:1:1:", "without scheme"),
+            ("network_rule('*.x', 'https', 'allow')", "a.rules:1:1:", "without scheme"),
+            ("network_rule('x:99999', 'https', 'allow')", "a.rules:1:1:", "without scheme"),
+            ("network_rule('[::1', 'https', 'allow')", "a.rules:1:1:", "without scheme"),
+            ("network_rule(' . ', 'https', 'allow')", "a.rules:1:1:", "without scheme"),
         ] {
             let message = error(text);
             assert!(message.starts_with(place), "{text}: {message}");
@@ -328,19 +377,45 @@ mod tests {
         let text = "prefix_rule(['a'], execution = 'one')\nprefix_rule(['a', 'b'], execution = 'two')";
         assert!(error(text).starts_with("a.rules:2:1:"), "{}", error(text));
         assert!(
-            load([(
-                "a",
-                "prefix_rule(['a', 'c'], execution = 'one')\nprefix_rule(['a', 'b'], execution = 'two')"
-            )])
+            load(
+                "/home/u",
+                [(
+                    "a",
+                    "prefix_rule(['a', 'c'], execution = 'one')\nprefix_rule(['a', 'b'], execution = 'two')"
+                )]
+            )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn hosts_are_compared_as_they_are_looked_up() {
+        for (text, expected) in [
+            ("Example.COM.", "example.com"),
+            (" a.example:443 ", "a.example"),
+            ("[::1]:80", "::1"),
+            ("[FE80::1]", "fe80::1"),
+            ("::1", "::1"),
+        ] {
+            let rule = format!("network_rule('{text}', 'http-connect', 'deny', justification = 'why')");
+            let policy = load("/home/u", [("a", rule.as_str())]).unwrap();
+            let rule = &policy.network()[0];
+            assert_eq!((rule.host.as_str(), rule.protocol), (expected, "https"));
+            assert_eq!((rule.verdict, rule.line), (Verdict::Forbidden, 1));
+        }
+    }
+
+    #[test]
+    fn a_tilde_is_the_home() {
+        let policy = load("/home/u", [("a", "host_executable('x', ['~/bin/x', '/usr/bin/x'])")]).unwrap();
+        assert_eq!(policy.host("x").unwrap(), ["/home/u/bin/x", "/usr/bin/x"]);
     }
 
     #[test]
     fn rules_can_be_computed() {
         let text = "prefix_rule(['gh', 'pr', ['view', 'list']], justification = None, match = ['gh pr view 1'])\n\
                     [prefix_rule([tool]) for tool in ['a', 'b']]";
-        assert_eq!(load([("a", text)]).unwrap().rules().len(), 3);
+        assert_eq!(load("/home/u", [("a", text)]).unwrap().rules().len(), 3);
     }
 
     #[test]

@@ -19,10 +19,23 @@ pub(crate) struct Rule {
     pub(crate) line: usize,
 }
 
+/// One `network_rule`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkRule {
+    /// Lower case, without a port.
+    pub(crate) host: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) justification: Option<String>,
+    pub(crate) file: String,
+    pub(crate) line: usize,
+}
+
 /// Every rule of a session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     rules: Vec<Rule>,
+    network: Vec<NetworkRule>,
     by_program: HashMap<String, Vec<usize>>,
     /// Where executables of a name may lie; a name without an entry may lie anywhere.
     hosts: BTreeMap<String, Vec<String>>,
@@ -40,6 +53,21 @@ impl Policy {
         self.hosts.insert(name, paths);
     }
 
+    pub(super) fn add_network(&mut self, rule: NetworkRule) {
+        self.network.push(rule);
+    }
+
+    /// This, and the rules of another one besides.
+    pub(crate) fn and(&self, other: Self) -> Self {
+        let mut both = self.clone();
+        other.rules.into_iter().for_each(|rule| both.add(rule));
+        both
+    }
+
+    pub(crate) fn network(&self) -> &[NetworkRule] {
+        &self.network
+    }
+
     pub(super) fn host(&self, name: &str) -> Option<&[String]> {
         self.hosts.get(name).map(Vec::as_slice)
     }
@@ -54,6 +82,11 @@ impl Policy {
     pub(crate) fn concerns(&self, path: &Path) -> bool {
         let names = [Some(path.to_string_lossy()), path.file_name().map(OsStr::to_string_lossy)];
         names.into_iter().flatten().any(|name| self.by_program.contains_key(&*name))
+    }
+
+    /// Whether any rule does more than allow.
+    pub(super) fn restricts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.verdict != Verdict::Allow)
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {

@@ -73,6 +73,8 @@ pub(crate) struct Stance {
 pub(crate) struct Requested {
     pub(crate) execution: Execution,
     pub(crate) justification: Option<String>,
+    /// The first words of commands that are to be allowed for good.
+    pub(crate) prefix: Vec<String>,
 }
 
 impl Stance {

@@ -15,6 +15,17 @@ pub(crate) enum Access {
     None,
 }
 
+impl Access {
+    /// As people read it, in front of a path.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::None => "no access to",
+        }
+    }
+}
+
 /// What an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Place {

@@ -223,6 +223,13 @@ impl Commands {
         }
     }
 
+    /// A sandbox is about to be killed: no other command enters it.
+    pub(super) fn doom(&mut self, init: i32) {
+        if let Some(lifeline) = self.lifelines.get_mut(&init) {
+            lifeline.kept = None;
+        }
+    }
+
     /// First processes of sandboxes, and what they speak by.
     pub(super) fn sandboxes(&self) -> impl Iterator<Item = (i32, &Channel)> {
         self.lifelines.iter().filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?)))
@@ -320,6 +327,9 @@ mod tests {
         assert_eq!(commands.kept(&purpose).map(|(init, _)| init), Some(20));
         commands.release(|_| true);
         assert!(!is_kept(&own) && commands.kept(&purpose).is_none());
+        let again = keep(&mut commands, 20, "a rule");
+        commands.doom(20);
+        assert!(commands.kept(&again).is_none());
     }
 
     #[test]

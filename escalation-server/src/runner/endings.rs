@@ -156,7 +156,10 @@ impl Spawner {
     pub(super) fn kill(&mut self, id: u64) {
         let Some(command) = self.commands.get_mut(id) else { return };
         match (command.init, command.pid) {
-            (Some(init), _) => send(init, libc::SIGKILL),
+            (Some(init), _) => {
+                self.commands.doom(init);
+                send(init, libc::SIGKILL);
+            }
             (None, Some(pid)) => kill_descendants(pid, true),
             (None, None) => command.doomed = true,
         }

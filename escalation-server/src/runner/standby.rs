@@ -154,7 +154,9 @@ impl Standbys {
         if !self.used.iter().any(|(used, _)| used == target) {
             self.used.push((target.clone(), design.clone()));
         }
-        let empty = |init: i32| commands.is_free(init) && !has_children(init);
+        // One that is kept no longer is about to end, and whoever stands by there with it.
+        let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose)).map(|(init, _)| init);
+        let empty = |init: i32| kept == Some(init) && commands.is_free(init) && !has_children(init);
         if let Some(standby) = self.ready.remove(target)
             && fits(&standby, design.as_ref().map(|design| &design.purpose))
             && standby.within.is_none_or(empty)

@@ -16,7 +16,7 @@ pub(crate) struct Weakness {
 }
 
 /// Names of all that can be allowed not to be held, with what it means.
-pub(crate) const WEAKNESSES: [(&str, &str); 7] = [
+pub(crate) const WEAKNESSES: [(&str, &str); 8] = [
     (
         "processes",
         "of this user's other processes command lines can be read, priorities changed, SysV IPC and message queues used; \
@@ -31,6 +31,7 @@ pub(crate) const WEAKNESSES: [(&str, &str); 7] = [
     ("read_only_below", "what is read-only below something writable can be written"),
     ("deny_below", "what is denied below something writable can be read and written"),
     ("hide_state", "the state directory can be read and written"),
+    ("network_rules", "hosts that rules keep commands from can be reached where a profile gives the network"),
 ];
 
 fn weakness(name: &'static str, at: Option<&Path>) -> Weakness {

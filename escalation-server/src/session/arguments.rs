@@ -35,7 +35,7 @@ const MOST_WORDS: usize = 4096;
 impl Arguments {
     pub(super) fn of(request: &Request, reach: &Reach) -> Self {
         let mut found = Self { files: Vec::new(), steady: true };
-        let Some(cwd) = &request.attested.cwd else { return found };
+        let Some(cwd) = &request.attested.cwd else { return Self { steady: false, ..found } };
         let mut left = MOST_BYTES;
         found.steady = request.argv.len() <= MOST_WORDS;
         for word in request.argv.iter().skip(1).take(MOST_WORDS) {

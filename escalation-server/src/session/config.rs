@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postern_shim::wire::Bytes;
 use serde::Deserialize;
 
 use super::directories::{Directories, SYSTEM};
 use super::permissions::{PermissionsTable, expand, permissions};
 use super::shell_environment::{self, Fate, ShellEnvironment};
-use super::skills;
+use super::{rule_files, skills};
 use crate::flow::{Execution, Skill};
-use crate::policy::{self, ApprovalPolicy, Granular, LoadError, Policy, Requested, Subject};
+use crate::policy::{ApprovalPolicy, Granular, LoadError, Policy, Requested};
 use crate::profile::{self, Base, Profile, from_json, from_legacy};
 
 /// What the command line asks for; it wins over files.
@@ -45,6 +44,8 @@ pub(crate) struct Wish {
     /// A profile as JSON that is added to the turn's; without one, no sandbox.
     pub(crate) additional: Option<PathBuf>,
     pub(crate) justification: Option<String>,
+    /// What a yes may allow for good.
+    pub(crate) prefix: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ struct File {
     profile: Option<String>,
     default_execution: Option<String>,
     on_prompt: Option<String>,
-    approval: Option<ApprovalTable>,
+    approval: Option<toml::Value>,
     #[serde(default)]
     rules: Vec<String>,
     #[serde(default)]
@@ -80,12 +81,11 @@ struct File {
     permissions: BTreeMap<String, PermissionsTable>,
 }
 
-/// A policy's name, or the kinds of questions that are asked.
+/// What stands at `approval` where it is not a policy's name.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum ApprovalTable {
-    Name(String),
-    Granular { granular: GranularTable },
+#[serde(deny_unknown_fields)]
+struct ApprovalTable {
+    granular: GranularTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -211,6 +211,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             if MODES.contains(&name.as_str())
                 || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING, REQUESTED]
                     .contains(&name.as_str())
+                || name.starts_with(skills::PREFIX)
             {
                 return Err(ConfigError::Value {
                     place: key,
@@ -228,8 +229,13 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             patience = on_prompt(&text, place("on_prompt"))?;
         }
         match file.approval {
-            Some(ApprovalTable::Name(name)) => policy_of_asking = approval(&name, place("approval"))?,
-            Some(ApprovalTable::Granular { granular }) => {
+            Some(toml::Value::String(name)) => policy_of_asking = approval(&name, place("approval"))?,
+            Some(table) => {
+                let read = |error: toml::de::Error| ConfigError::Value {
+                    place: place("approval"),
+                    what: error.message().to_owned(),
+                };
+                let ApprovalTable { granular } = table.try_into().map_err(read)?;
                 let GranularTable { sandbox_approval, rules, skill_approval } = granular;
                 policy_of_asking =
                     ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval });
@@ -298,10 +304,12 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
                     .to_owned(),
             });
         }
-        Some(Wish { additional: None, justification }) => {
-            Some(Requested { execution: Execution::Unsandboxed, justification: justification.clone() })
-        }
-        Some(Wish { additional: Some(path), justification }) => {
+        Some(Wish { additional: None, justification, prefix }) => Some(Requested {
+            execution: Execution::Unsandboxed,
+            justification: justification.clone(),
+            prefix: prefix.clone(),
+        }),
+        Some(Wish { additional: Some(path), justification, .. }) => {
             let additional = json_profile(REQUESTED, path, directories)?;
             if additional.filesystem.as_ref().is_none_or(Vec::is_empty)
                 && !additional.network
@@ -319,6 +327,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             Some(Requested {
                 execution: Execution::Permissions(REQUESTED.to_owned()),
                 justification: justification.clone(),
+                prefix: Vec::new(),
             })
         }
     };
@@ -331,11 +340,11 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     }
     let mut paths = Vec::new();
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
-        paths.extend(rule_files(&directory)?);
+        paths.extend(rule_files::of(&directory)?);
     }
     paths.extend(rules);
     paths.extend(options.rules.iter().cloned());
-    let policy = load_rules(&paths)?;
+    let policy = rule_files::load(&paths, &directories.home)?;
     paths.extend(options.config.clone());
     for rule in policy.rules() {
         if let Some(Execution::Permissions(name)) = &rule.allowed.execution
@@ -462,42 +471,6 @@ fn read_file(path: &Path) -> Result<Option<File>, ConfigError> {
     parsed.map(Some).map_err(|error| ConfigError::Parse { path: path.to_path_buf(), error: Box::new(error) })
 }
 
-fn rule_files(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(ConfigError::Read { path: directory.to_path_buf(), error }),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| ConfigError::Read { path: directory.to_path_buf(), error })?;
-        if entry.path().extension().is_some_and(|extension| extension == "rules") {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// Reads rule files, each of which must exist.
-///
-/// # Errors
-/// A file that cannot be read, or a rule that cannot be understood.
-fn load_rules(paths: &[PathBuf]) -> Result<Policy, ConfigError> {
-    if paths.is_empty() {
-        return Ok(Policy::default());
-    }
-    let texts = paths
-        .iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
-            Ok((path.display().to_string(), text))
-        })
-        .collect::<Result<Vec<_>, ConfigError>>()?;
-    Ok(policy::load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))?)
-}
-
 /// What becomes of each of the caller's variables in a sandboxed session.
 ///
 /// # Errors
@@ -506,53 +479,4 @@ pub(crate) fn environment(options: &Options) -> Result<Vec<Fate>, ConfigError> {
     let directories =
         Directories::find().map_err(|what| ConfigError::Value { place: "environment".to_owned(), what })?;
     Ok(load(options, &directories)?.shell_environment.fates(&super::launch::callers_environment()))
-}
-
-/// A rule that matches a command, for people.
-#[derive(Debug)]
-pub(crate) struct Matched {
-    pub(crate) prefix: Vec<String>,
-    pub(crate) decision: &'static str,
-    /// Stricter is more.
-    pub(crate) rank: u8,
-    pub(crate) resolved_program: Option<String>,
-    pub(crate) justification: Option<String>,
-    pub(crate) execution: Option<String>,
-}
-
-/// Which rules match a command: of the named files, or without any of those that a session would
-/// load.
-///
-/// # Errors
-/// A rule file that cannot be read or understood, or a configuration that names one.
-pub(crate) fn check_rules(
-    paths: &[PathBuf],
-    program: &Path,
-    argv: &[Bytes],
-) -> Result<Vec<Matched>, ConfigError> {
-    let policy = if paths.is_empty() {
-        let directories = Directories::find()
-            .map_err(|what| ConfigError::Value { place: "environment".to_owned(), what })?;
-        load(&Options::default(), &directories)?.policy
-    } else {
-        load_rules(paths)?
-    };
-    let subject = Subject {
-        given: program,
-        resolved: None,
-        given_holds: true,
-        agent_writable: false,
-        argv,
-        skill: None,
-    };
-    let hits = policy::matches(&policy, &subject);
-    let matched = hits.iter().map(|hit| Matched {
-        prefix: hit.prefix(),
-        decision: hit.rule.verdict.name(),
-        rank: hit.rule.verdict as u8,
-        resolved_program: hit.resolved_program.map(|path| path.display().to_string()),
-        justification: hit.rule.justification.clone(),
-        execution: hit.rule.allowed.execution.as_ref().map(ToString::to_string),
-    });
-    Ok(matched.collect())
 }

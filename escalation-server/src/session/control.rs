@@ -157,7 +157,9 @@ impl Control {
         match order {
             Err(what) => say(&mut writer, &Reply::Refused(what)).await,
             Ok((by, Order::Answer { prompt, choice, .. })) => {
-                let answered = session.desk.answer(&prompt, choice, &by);
+                // Written before anything runs: if it cannot be, the question stands.
+                let kept = if choice == Choice::Rule { session.amend(&prompt, &by) } else { Ok(()) };
+                let answered = kept.and_then(|()| session.desk.answer(&prompt, choice, &by));
                 if answered.is_ok() && choice == Choice::Abort {
                     session.interrupt_shell();
                 }

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use postern_shim::wire::Bytes;
 
 use super::Options;
-use super::intake::leads;
-use super::launch::{LaunchError, prepare, real};
-use super::settle::{Facts, held, is_wider};
-use crate::flow::{Execution, Source, Verdict};
-use crate::policy::{self, Counts, Rule, Subject};
-use crate::profile::EVERYTHING;
+use super::intake;
+use super::launch::{LaunchError, prepare};
+use super::settle::{Facts, Question, Settled, named, settle};
+use crate::flow::{Decision, Execution, Source};
+use crate::policy::{self, Counts, NetworkRule, Rule, Subject};
 
 /// A rule as it is written, for people.
 #[derive(Debug)]
@@ -36,6 +35,16 @@ impl Written {
             justification: rule.justification.clone(),
         }
     }
+
+    fn of_host(rule: &NetworkRule) -> Self {
+        Self {
+            place: format!("{}:{}", rule.file, rule.line),
+            pattern: format!("host {} by {}", rule.host, rule.protocol),
+            decision: rule.verdict.name(),
+            execution: None,
+            justification: rule.justification.clone(),
+        }
+    }
 }
 
 /// Every rule that a session would have, in the order of loading.
@@ -44,7 +53,9 @@ impl Written {
 /// As for the start of a session.
 pub(crate) fn list_rules(options: &Options) -> Result<Vec<Written>, LaunchError> {
     let prepared = prepare(options)?;
-    let rules = prepared.config.policy.rules().iter().map(Written::of).collect();
+    let policy = &prepared.config.policy;
+    let rules = policy.rules().iter().map(Written::of).chain(policy.network().iter().map(Written::of_host));
+    let rules = rules.collect();
     prepared.discard();
     Ok(rules)
 }
@@ -66,27 +77,15 @@ pub(crate) struct Explained {
 pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explained, LaunchError> {
     let prepared = prepare(options)?;
     let given = argv.first().map(|zeroth| found(zeroth.as_slice())).unwrap_or_default();
-    let holds = leads(&given, &prepared.reach);
-    let program = holds.clone().or_else(|| given.canonicalize().ok()).filter(|path| path.is_file());
-    let subject = Subject {
-        given: &given,
-        resolved: program.as_deref(),
-        given_holds: holds.is_some(),
-        agent_writable: program.as_ref().is_some_and(|path| prepared.reach.could_change(&real(path))),
-        argv,
-        skill: None,
-    };
-    let judgement = policy::judge(
-        &prepared.config.policy,
-        &subject,
-        &prepared.config.default_execution,
-        &prepared.stance(),
-    );
+    let request = intake::imagined(&given, argv, &prepared.cwd, &prepared.config.skills, &prepared.reach);
+    let subject = Subject::of(&request, &given);
+    let config = &prepared.config;
+    let judgement = policy::judge(&config.policy, &subject, &config.default_execution, &prepared.stance());
     let wins = |rule: &Rule| match &judgement.source {
         Source::Rule(source) => source.file == rule.file && source.line == rule.line,
         Source::Skill(_) | Source::Heuristic { .. } => false,
     };
-    let rules = policy::consider(&prepared.config.policy, &subject)
+    let rules = policy::consider(&config.policy, &subject)
         .into_iter()
         .map(|looked| {
             let rule = looked.hit.rule;
@@ -95,41 +94,30 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
                 Counts::NotListed => "host_executable says that programs of this name lie elsewhere",
                 Counts::NotTrusted => "it allows, and a sandbox could have put this file or its name there",
                 Counts::Yes if wins(rule) => "it decides",
-                Counts::Yes => "it matches, and a stricter or narrower one decides",
+                Counts::Yes => "it matches, and another one decides",
             };
             (Written::of(rule), said.to_owned())
         })
         .collect();
     let denies = prepared.turn.denies();
-    let named = match &judgement.allowed.execution {
-        Some(Execution::Permissions(name)) => prepared.named.get(name),
-        Some(Execution::Unsandboxed) if denies => prepared.named.get(EVERYTHING),
-        _ => None,
+    let named = named(&prepared.named, judgement.allowed.execution.as_ref(), denies);
+    let facts =
+        Facts { asker: &prepared.turn, turn: &prepared.turn, named, denies, policy: &config.approval };
+    let place = |execution: Option<Execution>| {
+        execution.map_or_else(|| "in place".to_owned(), |execution| execution.to_string())
     };
-    let policy = &prepared.config.approval;
-    let facts = Facts { asker: &prepared.turn, turn: &prepared.turn, named, denies, policy };
-    let decision = match (judgement.verdict, &judgement.source, &judgement.allowed.execution) {
-        (Verdict::Allow, Source::Heuristic { why }, _) => {
-            format!("it runs in place, inside the sandbox: {why}")
+    let program = request.attested.exe.as_ref().map(|exe| exe.path.clone());
+    let decision = match settle(&request, &judgement, facts) {
+        _ if program.is_none() => "nothing runs".to_owned(),
+        Settled::Decided(Decision::Run { reason }) => format!("it runs in place: {reason}"),
+        Settled::Decided(Decision::Deny { reason }) => format!("it is denied: {reason}"),
+        Settled::Decided(Decision::Escalate { execution, reason }) => {
+            format!("it runs {execution}: {reason}")
         }
-        (Verdict::Prompt, Source::Heuristic { why }, None) => {
-            format!("it waits for an approval, to run in place: {why}")
-        }
-        (Verdict::Forbidden, ..) => "it is denied".to_owned(),
-        (Verdict::Prompt, _, Some(execution)) => {
-            format!("it waits for an approval, and with a yes runs {}", held(execution, facts))
-        }
-        (Verdict::Allow, _, Some(execution)) => {
-            let execution = held(execution, facts);
-            if is_wider(&execution, facts) && subject.agent_writable {
-                format!(
-                    "it waits for an approval: the sandbox can write the file, and {execution} is more than it has"
-                )
-            } else {
-                format!("it runs {execution}")
-            }
-        }
-        (_, _, None) => "it is denied: the rule gives no execution".to_owned(),
+        Settled::Asks(Question { execution, why, .. }) => match config.patience {
+            Some(_) => format!("it waits for an approval, and with a yes runs {}: {why}", place(execution)),
+            None => format!("it is denied: nobody is asked (on_prompt is `deny`): {why}"),
+        },
     };
     prepared.discard();
     Ok(Explained { program, rules, decision })

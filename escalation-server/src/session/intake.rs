@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use postern_shim::wire::{self, Bytes, Kind};
+use postern_shim::wire::{self, Bytes, Kind, Layer, ShellContext};
 
 use super::asker::Asker;
 use super::rerun::reopen;
@@ -125,8 +125,9 @@ pub(super) async fn read(
     };
     let mut begins_with_interpreter = false;
     let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
-    built.skill = exe.as_ref().and_then(|exe| skill(session, &built, exe));
-    let named = |path: &PathBuf| session.policy.concerns(path);
+    built.skill = exe.as_ref().and_then(|exe| skill(&session.skills, &session.reach, &built, exe));
+    let policy = session.policy();
+    let named = |path: &PathBuf| policy.concerns(path);
     if session.stance.looks() || built.skill.is_some() || known.iter().chain([&built.given_path()]).any(named)
     {
         if let (Some(exe), Some(outside)) = (&mut exe, &outside) {
@@ -139,14 +140,54 @@ pub(super) async fn read(
     Ok(Incoming::Exec(Box::new(built), handles))
 }
 
+/// A command as it would be asked for from a directory, with nobody asking.
+pub(super) fn imagined(given: &Path, argv: &[Bytes], cwd: &Path, skills: &[Skill], reach: &Reach) -> Request {
+    let opened = |path: &Path| {
+        let path = CString::new(path.canonicalize().ok()?.as_os_str().as_bytes()).ok()?;
+        process::open_exactly(&path).ok()
+    };
+    let nothing = Bytes::default;
+    let mut built = Request {
+        context: ContextId::TURN,
+        attested: Attested {
+            pid: 0,
+            ppid: 0,
+            uid: nix::unistd::geteuid().as_raw(),
+            exe: None,
+            cwd: opened(cwd).as_ref().and_then(seen_cwd),
+        },
+        path: Bytes(given.as_os_str().as_bytes().to_vec()),
+        argv: argv.to_vec(),
+        env: Vec::new(),
+        shell: ShellContext {
+            layer: Layer::Zsh,
+            script: nothing(),
+            line: 0,
+            job: nothing(),
+            functions: Vec::new(),
+        },
+        path_holds: false,
+        skill: None,
+    };
+    let handle = opened(given);
+    let seen = handle.as_ref().and_then(|handle| seen_executable(handle, reach).ok().flatten());
+    if let Some((mut exe, outside)) = seen {
+        exe.shape = shape(&outside, reach).0;
+        built.skill = skill(skills, reach, &built, &exe);
+        built.path_holds = holds(given, &exe, reach);
+        built.attested.exe = Some(exe);
+    }
+    built
+}
+
 /// The skill whose script a command is: by itself, or as the only thing that its own interpreter is
 /// told to run.
-fn skill(session: &Session, request: &Request, exe: &Executable) -> Option<Skill> {
-    if session.skills.is_empty() {
+fn skill(skills: &[Skill], reach: &Reach, request: &Request, exe: &Executable) -> Option<Skill> {
+    if skills.is_empty() {
         return None;
     }
-    let of = |script: &Path| session.skills.iter().find(|skill| skill.has(script)).cloned();
-    let leads = |path: &Path| leads(path, &session.reach);
+    let of = |script: &Path| skills.iter().find(|skill| skill.has(script)).cloned();
+    let leads = |path: &Path| leads(path, reach);
     if let Some(skill) = of(&exe.path) {
         // By a link of the sandbox's own it would look for its helpers elsewhere.
         return leads(&request.given_path()).filter(|path| *path == exe.path).map(|_| skill);
@@ -166,7 +207,7 @@ fn skill(session: &Session, request: &Request, exe: &Executable) -> Option<Skill
     if line.trim_ascii().contains(&b' ') || line.trim_ascii().contains(&b'\t') {
         return None;
     }
-    let (shape, begins) = shape(&file, &session.reach);
+    let (shape, begins) = shape(&file, reach);
     let Shape::Script { named, interpreter } = shape else { return None };
     (begins && interpreter.as_ref() == Some(&exe.path) && leads(&named) == interpreter).then_some(skill)
 }

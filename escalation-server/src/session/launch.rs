@@ -12,7 +12,7 @@ use postern_shim::wire::Bytes;
 use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
 use super::server::{self, Setup};
-use crate::flow::Execution;
+use crate::flow::{Execution, Verdict};
 use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
 use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
@@ -52,6 +52,11 @@ pub(crate) enum LaunchError {
          skills elsewhere, or narrow the profile"
     )]
     Skills(PathBuf),
+    #[error(
+        "{place}: this rule keeps commands from {host}, the profile {profile} has the network, and this version does not \
+         hold rules about hosts: withhold the network, or allow it with allow_weaker = [\"network_rules\"]"
+    )]
+    Hosts { place: String, host: String, profile: String },
     #[error("--pass-fd {number}: {what}")]
     PassFd { number: i32, what: String },
     #[error("--add-dir {path}: {error}")]
@@ -163,8 +168,21 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
+    if let Some(rule) = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow) {
+        let open = [&turn].into_iter().chain(granted(&config).filter_map(|name| named.get(name)));
+        if let Some(profile) = open.into_iter().find(|profile| profile.network) {
+            let (place, profile) = (format!("{}:{}", rule.file, rule.line), profile.name.clone());
+            if !config.allow_weaker.iter().any(|name| name == "network_rules") {
+                return Err(LaunchError::Hosts { place, host: rule.host.clone(), profile });
+            }
+            notes.push(format!("rules about hosts are not held: {place}, under the profile {profile}"));
+        }
+    }
     let skills = config.skill_roots.iter().chain(config.skills.iter().map(|skill| &skill.directory));
-    if let Some(path) = skills.into_iter().find(|path| reach.overlaps(path)) {
+    let metadata = config.skills.iter().flat_map(|skill| &skill.metadata);
+    // What a link leads to says what is declared, as much as the link.
+    let metadata = metadata.filter(|path| reach.could_change(&real(path)));
+    if let Some(path) = skills.into_iter().filter(|path| reach.overlaps(path)).chain(metadata).next() {
         return Err(LaunchError::Skills(path.clone()));
     }
     // The turn first: others build on it.
@@ -473,6 +491,8 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
     };
 
     let stance = prepared.stance();
+    let amended = super::rule_files::own(&prepared.directories);
+    let amended = Some(amended).filter(|path| !prepared.reach.could_change(&real(path)));
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
         drop((spawner_server, spawner_front, front_spawner, front_server, go));
         let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);
@@ -480,6 +500,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         server::serve(Setup {
             id: prepared.id,
             policy: prepared.config.policy,
+            amended,
             stance,
             skills: prepared.config.skills,
             default_execution: prepared.config.default_execution,

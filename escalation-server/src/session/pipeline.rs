@@ -10,12 +10,11 @@ use serde_json::json;
 use super::asker::Asker;
 use super::intake::{self, Incoming};
 use super::server::Session;
-use super::settle::{Facts, Settled, is_wider, settle};
+use super::settle::{Facts, Settled, is_wider, named, settle};
 use super::{elsewhere, prompt, rerun};
 use crate::flow::text::printable;
-use crate::flow::{ContextId, Decision, EnvironmentChanges, Execution, Outcome, Request, Status};
+use crate::flow::{ContextId, Decision, EnvironmentChanges, Outcome, Request, Status};
 use crate::policy::{Subject, judge};
-use crate::profile::EVERYTHING;
 use crate::record;
 use crate::sys::{process, socket};
 
@@ -35,31 +34,15 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     };
 
     let given = request.given_path();
-    let exe = request.attested.exe.as_ref();
-    let judgement = judge(
-        &session.policy,
-        &Subject {
-            given: &given,
-            resolved: exe.map(|exe| exe.path.as_path()),
-            given_holds: request.path_holds,
-            agent_writable: exe.is_some_and(|exe| exe.agent_writable),
-            argv: &request.argv,
-            skill: request.skill.as_ref(),
-        },
-        &session.default_execution,
-        &session.stance,
-    );
+    let subject = Subject::of(&request, &given);
+    let policy = session.policy();
+    let judgement = judge(&policy, &subject, &session.default_execution, &session.stance);
 
     let context_profile = session.profile_of(context);
     let denies = session.turn_denies();
-    let named = match &judgement.allowed.execution {
-        Some(Execution::Permissions(name)) => session.named.get(name),
-        Some(Execution::Unsandboxed) if denies => session.named.get(EVERYTHING),
-        _ => None,
-    };
-    let policy = &session.stance.policy;
+    let named = named(&session.named, judgement.allowed.execution.as_ref(), denies);
     let turn = session.profile_of(ContextId::TURN);
-    let facts = Facts { asker: &context_profile, turn: &turn, named, denies, policy };
+    let facts = Facts { asker: &context_profile, turn: &turn, named, denies, policy: &session.stance.policy };
     let settled = settle(&request, &judgement, facts);
     if let Err(error) = session.recorder.works() {
         return asker.deny(&format!("{}: {error}", printable(request.path.as_slice())));
@@ -85,7 +68,7 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
         (Ok(()), Settled::Decided(decision)) => (decision, None),
         (Ok(()), Settled::Asks(question)) => {
             let (decision, approval) =
-                prompt::ask(session, &request, &handles, rerun.as_ref(), &question, &asker).await;
+                prompt::ask(session, &request, &handles, &judgement, rerun.as_ref(), &question, &asker).await;
             (decision, Some(approval))
         }
     };

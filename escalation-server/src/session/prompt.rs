@@ -1,5 +1,6 @@
 //! What a person is told before answering, and what makes two questions one.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,8 @@ use super::server::{Session, has_ended};
 use super::settle::Question;
 use crate::approval::{Answer, Asked, Ending, Field, Identity};
 use crate::flow::text::{command_line, not_ascii, printable, summary};
-use crate::flow::{Decision, Execution, Request};
-use crate::policy::starts_others;
+use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Source, Verdict};
+use crate::policy::{self, Amendment, Subject, starts_others};
 use crate::profile::{Access, Resolved};
 
 /// Asks, and waits for what comes of it: the decision, and the answer as records have it.
@@ -25,13 +26,25 @@ pub(super) async fn ask(
     session: &Session,
     request: &Request,
     handles: &Handles,
+    judgement: &Judgement,
     rerun: Option<&Rerun>,
     question: &Question,
     asker: &Asker,
 ) -> (Decision, Value) {
     let arguments = Arguments::of(request, &session.reach);
     let hash = program_hash(session, request, handles, rerun);
-    let asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
+    let mut asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
+    if asked.lasting {
+        asked.rule = rule(session, request, judgement, question);
+    }
+    if let Some((line, file)) = asked.rule.as_ref().zip(session.amended.as_ref()) {
+        let text = format!(
+            "with `rule` this is written to {}, for good:\n{}",
+            shown(file),
+            printable(line.as_bytes())
+        );
+        asked.fields.push(Field { name: "rule".to_owned(), text });
+    }
     let what = asked.summary.clone();
     let deny = |why: &str| Decision::Deny { reason: format!("{what} ({why}; {})", question.why) };
     if let Some(path) = arguments.unwatchable().filter(|_| question.wider) {
@@ -86,6 +99,42 @@ fn approval(answer: &Answer) -> Value {
     json!({ "id": answer.id, "by": answer.by, "decision": decision, "scope": scope, "wait_us": wait_us })
 }
 
+/// The rule that would have made this question unnecessary: about these very words, or about the first
+/// ones if the turn has asked for that. None where it would not, or would give more than a yes does.
+fn rule(session: &Session, request: &Request, judgement: &Judgement, question: &Question) -> Option<String> {
+    session.amended.as_ref()?;
+    if !matches!(judgement.source, Source::Heuristic { .. }) || request.context != ContextId::TURN {
+        return None;
+    }
+    let execution = match &question.execution {
+        None => Execution::TurnDefault,
+        // A profile of this request has no name that a file could know.
+        Some(Execution::Permissions(_)) => return None,
+        Some(execution) => execution.clone(),
+    };
+    let given = request.given_path();
+    let mut pattern = vec![given.to_str()?.to_owned()];
+    for word in request.argv.get(1..)? {
+        pattern.push(std::str::from_utf8(word.as_slice()).ok()?.to_owned());
+    }
+    let asked_for = session.stance.requested.as_ref().map(|requested| &requested.prefix);
+    if let Some(prefix) = asked_for.filter(|prefix| !prefix.is_empty()) {
+        pattern.clone_from(prefix);
+    }
+    let amendment = Amendment {
+        pattern,
+        verdict: Verdict::Allow,
+        execution: Some(execution.clone()),
+        justification: None,
+    };
+    let line = amendment.line().ok()?;
+    let amended = session.policy().and(policy::load("/", [("", line.as_str())]).ok()?);
+    let subject = Subject::of(request, &given);
+    let then = policy::judge(&amended, &subject, &session.default_execution, &session.stance);
+    let enough = then.verdict == Verdict::Allow && then.allowed.execution == Some(execution);
+    enough.then_some(line)
+}
+
 /// BLAKE3 of what would run.
 fn program_hash(
     session: &Session,
@@ -133,12 +182,17 @@ fn asked(
             add(&list.len().to_le_bytes());
             list.iter().for_each(|word| add(word.as_slice()));
         }
-        for path in request.skill.iter().flat_map(|skill| &skill.metadata) {
-            add(std::fs::read(path)
-                .ok()
-                .map(|text| blake3::hash(&text))
-                .map_or([0; 32], Into::into)
-                .as_slice());
+        if let Some(skill) = &request.skill {
+            // The script too, where its interpreter is what runs.
+            let script = request.argv.get(1).zip(request.attested.cwd.as_ref());
+            let script = script.map(|(word, cwd)| cwd.path.join(OsStr::from_bytes(word.as_slice())));
+            for path in skill.metadata.iter().chain(script.iter().filter(|path| skill.has(path))) {
+                add(std::fs::read(path)
+                    .ok()
+                    .map(|text| blake3::hash(&text))
+                    .map_or([0; 32], Into::into)
+                    .as_slice());
+            }
         }
         add(format!("{arguments:?}").as_bytes());
         Identity(*hasher.finalize().as_bytes())
@@ -149,7 +203,7 @@ fn asked(
     let launches = names.iter().flatten().any(|path| starts_others(path)) && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
     let lasting = !free || (arguments.steady && !launches);
-    Asked { identity, summary: summary(&request.argv), fields, lasting }
+    Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None }
 }
 
 /// The name of the field that says what a yes gives.
@@ -272,11 +326,7 @@ fn cut(text: String) -> String {
 
 /// What a profile gives that another does not, and the other way round.
 fn difference(profile: &Resolved, base: &Resolved) -> String {
-    let name = |access| match access {
-        Some(Access::Write) => "write",
-        Some(Access::Read) => "read",
-        _ => "no access to",
-    };
+    let name = |access: Option<Access>| access.unwrap_or(Access::None).name();
     let mut paths: Vec<&PathBuf> =
         profile.entries.iter().chain(&base.entries).map(|(path, _)| path).collect();
     paths.sort_unstable();

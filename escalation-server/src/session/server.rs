@@ -18,7 +18,7 @@ use super::{pipeline, sockets};
 use crate::approval::{Desk, State};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Executable, Execution, Skill};
-use crate::policy::{Policy, Stance};
+use crate::policy::{self, Policy, Stance};
 use crate::profile::{Reach, Resolved};
 use crate::record::Recorder;
 use crate::runner::{Channel, FrontReport, Link, Report, kill_descendants};
@@ -34,7 +34,9 @@ type Unchanged = (u64, u64, u64, i64, i64);
 /// All that a request is judged by and carried out with.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) policy: Policy,
+    policy: RefCell<Rc<Policy>>,
+    /// The file that approvals are written to as rules, if no sandbox can write it.
+    pub(super) amended: Option<PathBuf>,
     pub(super) default_execution: Execution,
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
@@ -81,6 +83,8 @@ pub(super) struct Session {
 pub(super) struct Setup {
     pub(super) id: String,
     pub(super) policy: Policy,
+    /// See [`Session::amended`].
+    pub(super) amended: Option<PathBuf>,
     pub(super) default_execution: Execution,
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
@@ -187,7 +191,8 @@ async fn serve_async(setup: Setup) {
     let (number, ours, theirs) = setup.gate;
     let _queued = accept.send((ContextId::TURN, ours));
     let session = Rc::new(Session {
-        policy: setup.policy,
+        policy: RefCell::new(Rc::new(setup.policy)),
+        amended: setup.amended,
         default_execution: setup.default_execution,
         stance: setup.stance,
         skills: setup.skills,
@@ -461,6 +466,26 @@ impl Session {
             // It will be refused by name.
             Err(_) => profile.clone(),
         }
+    }
+
+    /// Its rules, as they are now.
+    pub(super) fn policy(&self) -> Rc<Policy> {
+        Rc::clone(&self.policy.borrow())
+    }
+
+    /// Writes what a prompt offers as a rule, for every session from now on and for this one at once.
+    pub(super) fn amend(&self, prompt: &str, by: &str) -> Result<(), String> {
+        let line = self.desk.rule(prompt)?;
+        let path = self.amended.as_ref().ok_or("no file of rules is out of every sandbox's reach")?;
+        let (number, _) = super::rule_files::append(path, &line)?;
+        // With the place that it has there.
+        let text = format!("{}{line}", "\n".repeat(number - 1));
+        let rule = policy::load("/", [(&*path.to_string_lossy(), &*text)]);
+        let rule = rule.map_err(|error| error.to_string())?;
+        let amended = Rc::new(self.policy().and(rule));
+        *self.policy.borrow_mut() = amended;
+        let body = json!({ "file": path, "line": number, "rule": line, "by": by, "approval": prompt });
+        self.recorder.session_event("amended", &body).map_err(|error| error.to_string())
     }
 
     /// What a door shows of this session.

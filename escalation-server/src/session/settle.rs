@@ -1,5 +1,6 @@
 //! From judgement to decision. Pure, and never an error: what cannot be done is denied.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::flow::text::{printable, summary};
@@ -21,9 +22,22 @@ pub(super) struct Facts<'a> {
     pub(super) policy: &'a ApprovalPolicy,
 }
 
+/// The profile that an execution names, or becomes by what the turn denies.
+pub(super) fn named<'a>(
+    profiles: &'a BTreeMap<String, Resolved>,
+    execution: Option<&Execution>,
+    denies: bool,
+) -> Option<&'a Resolved> {
+    match execution {
+        Some(Execution::Permissions(name)) => profiles.get(name),
+        Some(Execution::Unsandboxed) if denies => profiles.get(EVERYTHING),
+        _ => None,
+    }
+}
+
 /// What an execution becomes where the turn denies something: it stays denied everywhere, so nothing
 /// runs without a sandbox.
-pub(super) fn held(execution: &Execution, facts: Facts<'_>) -> Execution {
+fn held(execution: &Execution, facts: Facts<'_>) -> Execution {
     match execution {
         Execution::Unsandboxed if facts.denies => Execution::Permissions(EVERYTHING.to_owned()),
         other => other.clone(),
@@ -273,7 +287,8 @@ mod tests {
     /// What comes of one cell.
     fn outcome([policy, sandbox, command, asks, rule]: [&str; 5]) -> &'static str {
         let policy = self::policy(policy);
-        let requested = Requested { execution: Execution::Unsandboxed, justification: None };
+        let requested =
+            Requested { execution: Execution::Unsandboxed, justification: None, prefix: Vec::new() };
         let requested = Some(requested).filter(|_| asks == "yes");
         let unrestricted = sandbox == "unrestricted";
         let stance = Stance { policy, unrestricted, requested };
@@ -289,17 +304,9 @@ mod tests {
         } else {
             format!("prefix_rule(['{program}'], decision = '{rule}')")
         };
-        let rules = load([("r.rules", rules.as_str())]).unwrap();
+        let rules = load("/home/u", [("r.rules", rules.as_str())]).unwrap();
         let path = request.given_path();
-        let subject = Subject {
-            given: &path,
-            resolved: Some(&path),
-            given_holds: true,
-            agent_writable: false,
-            argv: &request.argv,
-            skill: None,
-        };
-        let judgement = judge(&rules, &subject, &Execution::Unsandboxed, &stance);
+        let judgement = judge(&rules, &Subject::of(&request, &path), &Execution::Unsandboxed, &stance);
         if asks == "yes" && rule == "none" && !stance.policy.takes_requests() {
             return "refused";
         }

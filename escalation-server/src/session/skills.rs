@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::config::{ConfigError, Options};
 use super::directories::{Directories, SYSTEM};
 use super::launch::{LaunchError, prepare, real};
+use crate::flow::text::printable;
 use crate::flow::{Execution, Skill};
 use crate::profile::{Access, Base, Entry, Place, Profile, from_json, to_json};
 
@@ -39,7 +40,7 @@ pub(super) const PREFIX: &str = "skill:";
 
 /// What a skill's profile is called where rules and records name profiles.
 fn profile_name(directory: &Path) -> String {
-    format!("{PREFIX}{}", directory.display())
+    format!("{PREFIX}{}", printable(directory.as_os_str().as_encoded_bytes()))
 }
 
 /// The directories in which skills are looked for, best first. Those that were named must exist.
@@ -287,13 +288,8 @@ pub(crate) fn list_skills(options: &Options) -> Result<(Vec<Declared>, Vec<Strin
             directory: skill.directory.display().to_string(),
             profile: profile.map(to_json),
             gives: resolved.map(|resolved| {
-                let access = |access| match access {
-                    Access::Write => "write",
-                    Access::Read => "read",
-                    Access::None => "no access to",
-                };
                 let entry =
-                    |(path, given): &(PathBuf, Access)| format!("{} {}", access(*given), path.display());
+                    |(path, given): &(PathBuf, Access)| format!("{} {}", given.name(), path.display());
                 let network = resolved.network.then(|| "the network".to_owned());
                 let sockets =
                     resolved.unix_sockets.iter().map(|path| format!("the socket {}", path.display()));

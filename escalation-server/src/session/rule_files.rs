@@ -1,0 +1,255 @@
+//! Files of rules: read, and amended.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use postern_shim::wire::Bytes;
+
+use super::Options;
+use super::config::{self, ConfigError};
+use super::directories::Directories;
+use crate::flow::{Execution, Verdict};
+use crate::policy::{self, Amendment, Policy, Rule, Subject};
+
+/// The rule files of a directory, by name; it need not exist.
+///
+/// # Errors
+/// If it cannot be listed.
+pub(super) fn of(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ConfigError::Read { path: directory.to_path_buf(), error }),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| ConfigError::Read { path: directory.to_path_buf(), error })?;
+        if entry.path().extension().is_some_and(|extension| extension == "rules") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads rule files, each of which must exist.
+///
+/// # Errors
+/// A file that cannot be read, or a rule that cannot be understood.
+pub(super) fn load(paths: &[PathBuf], home: &Path) -> Result<Policy, ConfigError> {
+    if paths.is_empty() {
+        return Ok(Policy::default());
+    }
+    let texts = paths
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
+            Ok((path.display().to_string(), text))
+        })
+        .collect::<Result<Vec<_>, ConfigError>>()?;
+    Ok(policy::load(
+        &home.to_string_lossy(),
+        texts.iter().map(|(name, text)| (name.as_str(), text.as_str())),
+    )?)
+}
+
+/// These files, or without any what a session would load, and what an allow rule gives there.
+fn loaded(paths: &[PathBuf]) -> Result<(Policy, Execution), ConfigError> {
+    let directories = directories()?;
+    if paths.is_empty() {
+        let config = config::load(&Options::default(), &directories)?;
+        return Ok((config.policy, config.default_execution));
+    }
+    Ok((load(paths, &directories.home)?, Execution::Unsandboxed))
+}
+
+fn directories() -> Result<Directories, ConfigError> {
+    Directories::find().map_err(|what| ConfigError::Value { place: "environment".to_owned(), what })
+}
+
+/// Where the rules are that Postern was told to keep.
+pub(super) fn own(directories: &Directories) -> PathBuf {
+    directories.config.join("rules/default.rules")
+}
+
+/// Adds a line to a file of rules, if it is not there: the number that it has, and whether it is new.
+///
+/// # Errors
+/// If the file would not be one that can be read, or cannot be written.
+pub(super) fn append(path: &Path, line: &str) -> Result<(usize, bool), String> {
+    let mut at = (0, false);
+    rewrite(path, |text| {
+        let before = text.lines().position(|other| other == line);
+        at = (before.unwrap_or_else(|| text.lines().count()) + 1, before.is_none());
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        Ok(if before.is_some() { text.to_owned() } else { format!("{text}{end}{line}\n") })
+    })?;
+    Ok(at)
+}
+
+/// Changes a file of rules as a whole, one writer after another; whoever reads it meanwhile reads the
+/// old one.
+fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let directory = path.parent().unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    // What a link leads to is changed, not the link.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let lock = File::open(directory).map_err(failed)?;
+    let lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| failed(io::Error::from(error)))?;
+    let (text, mode) = match std::fs::read_to_string(&path) {
+        Ok(text) => (text, path.metadata().map_err(failed)?.permissions().mode() & 0o7777),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 0o600),
+        Err(error) => return Err(failed(error)),
+    };
+    let changed = change(&text)?;
+    if changed == text {
+        return Ok(());
+    }
+    let home = directories().map_err(|error| error.to_string())?.home;
+    policy::load(&home.to_string_lossy(), [(&*path.to_string_lossy(), &*changed)])
+        .map_err(|error| format!("nothing was written: {error}"))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = directory.join(format!(".{name}.{}", std::process::id()));
+    let write = || {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(changed.as_bytes())?;
+        file.set_permissions(PermissionsExt::from_mode(mode))?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        lock.sync_all()
+    };
+    write().map_err(|error| {
+        let _none = std::fs::remove_file(&new);
+        failed(error)
+    })
+}
+
+/// Writes a rule to a file, or to the user's own: its place, and whether it is new.
+///
+/// # Errors
+/// As for [`Amendment::line`] and for writing the file.
+pub(crate) fn add_rule(file: Option<PathBuf>, amendment: &Amendment) -> Result<(String, bool), String> {
+    let path = named(file)?;
+    let (line, new) = append(&path, &amendment.line()?)?;
+    Ok((format!("{}:{line}", path.display()), new))
+}
+
+/// Takes the rules about exactly these words out of a file, or out of the user's own: what was there.
+///
+/// # Errors
+/// If there is none that stands in a line of its own, or the file cannot be written.
+pub(crate) fn remove_rules(file: Option<PathBuf>, words: &[String]) -> Result<Vec<String>, String> {
+    let path = named(file)?;
+    let about = |line: &str| {
+        let alone = policy::load("/", [("", line)]).ok();
+        alone.is_some_and(|alone| match alone.rules() {
+            [rule] => {
+                rule.pattern.len() == words.len()
+                    && rule.pattern.iter().zip(words).all(|(one, word)| one == std::slice::from_ref(word))
+            }
+            _ => false,
+        })
+    };
+    let mut removed = Vec::new();
+    rewrite(&path, |text| {
+        let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| about(line));
+        if gone.is_empty() {
+            return Err(format!(
+                "{}: no rule about `{}` stands in a line of its own",
+                path.display(),
+                words.join(" ")
+            ));
+        }
+        removed = gone.into_iter().map(str::to_owned).collect();
+        Ok(kept.into_iter().map(|line| format!("{line}\n")).collect())
+    })?;
+    Ok(removed)
+}
+
+fn named(file: Option<PathBuf>) -> Result<PathBuf, String> {
+    match file {
+        Some(file) => std::path::absolute(&file).map_err(|error| format!("{}: {error}", file.display())),
+        None => directories().map(|directories| own(&directories)).map_err(|error| error.to_string()),
+    }
+}
+
+/// What was found in rules that can be read.
+#[derive(Debug)]
+pub(crate) struct Tested {
+    pub(crate) rules: usize,
+    pub(crate) hosts: usize,
+    /// What an operator should look at, each with its place.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads rules, with every example that they give.
+///
+/// # Errors
+/// A rule file that cannot be read or understood, or an example that does not hold.
+pub(crate) fn test_rules(paths: &[PathBuf]) -> Result<Tested, ConfigError> {
+    let (policy, default) = loaded(paths)?;
+    let wide = |rule: &&Rule| {
+        let execution = rule.allowed.execution.as_ref().unwrap_or(&default);
+        rule.verdict == Verdict::Allow && *execution == Execution::Unsandboxed
+    };
+    let warnings = policy.rules().iter().filter(wide).filter_map(|rule| {
+        let program = rule.pattern.first()?.iter().find(|word| policy::runs_what_lies_there(word))?;
+        Some(format!(
+            "{}:{}: {program} runs what its directory or its input says, here without a sandbox: give it an \
+             `execution` that has no more than it needs",
+            rule.file, rule.line
+        ))
+    });
+    let warnings = warnings.collect();
+    Ok(Tested { rules: policy.rules().len(), hosts: policy.network().len(), warnings })
+}
+
+/// A rule that matches a command, for people.
+#[derive(Debug)]
+pub(crate) struct Matched {
+    pub(crate) prefix: Vec<String>,
+    pub(crate) decision: &'static str,
+    /// Stricter is more.
+    pub(crate) rank: u8,
+    pub(crate) resolved_program: Option<String>,
+    pub(crate) justification: Option<String>,
+    pub(crate) execution: Option<String>,
+}
+
+/// Which rules match a command: of the named files, or without any of those that a session would
+/// load.
+///
+/// # Errors
+/// A rule file that cannot be read or understood, or a configuration that names one.
+pub(crate) fn check_rules(
+    paths: &[PathBuf],
+    program: &Path,
+    argv: &[Bytes],
+) -> Result<Vec<Matched>, ConfigError> {
+    let (policy, _) = loaded(paths)?;
+    let subject = Subject {
+        given: program,
+        resolved: None,
+        given_holds: true,
+        agent_writable: false,
+        argv,
+        skill: None,
+    };
+    let hits = policy::matches(&policy, &subject);
+    let matched = hits.iter().map(|hit| Matched {
+        prefix: hit.prefix(),
+        decision: hit.rule.verdict.name(),
+        rank: hit.rule.verdict as u8,
+        resolved_program: hit.resolved_program.map(|path| path.display().to_string()),
+        justification: hit.rule.justification.clone(),
+        execution: hit.rule.allowed.execution.as_ref().map(ToString::to_string),
+    });
+    Ok(matched.collect())
+}
