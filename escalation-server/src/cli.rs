@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::front::{self, ApproveArguments, ExplainArguments, LogArguments};
+use crate::front::{self, ApproveArguments, ExplainArguments, LogArguments, TrustArguments};
 use crate::session::{Options, Wish};
 
 /// A guarded gate between an agent's shell and the machine.
@@ -170,6 +170,8 @@ enum Command {
         #[command(subcommand)]
         action: SkillsAction,
     },
+    /// Look at a project's own policy, and trust it
+    Trust(TrustArguments),
     /// Look at sandboxes
     Sandbox {
         #[command(subcommand)]
@@ -393,6 +395,7 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
             let options = Options { skills, config, ..Options::default() };
             status(front::skills(&options, json).map(|text| say(&text)))
         }
+        Some(Command::Trust(arguments)) => status(front::trust(&arguments).map(|text| say(&text))),
         Some(Command::Sandbox { action: SandboxAction::Explain(arguments) }) => {
             status(front::explain(arguments).map(|text| say(&text)))
         }

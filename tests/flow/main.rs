@@ -5,6 +5,7 @@ mod bad_input;
 mod bytes;
 mod environment;
 mod executions;
+mod layers;
 mod lifecycle;
 mod machines;
 mod peers;

@@ -9,6 +9,7 @@ mod sandbox;
 mod sessions;
 mod shell;
 mod skills;
+mod trust;
 mod why;
 
 pub(crate) use approve::{ApproveArguments, approve};
@@ -20,4 +21,5 @@ pub(crate) use sandbox::{ExplainArguments, Shape, convert, explain, intersect};
 pub(crate) use sessions::{end, list};
 pub(crate) use shell::run;
 pub(crate) use skills::skills;
+pub(crate) use trust::{TrustArguments, trust};
 pub(crate) use why::why;

@@ -26,11 +26,19 @@ pub(crate) fn run(options: &Options, arguments: &[OsString], may_join: bool) -> 
     if may_join && postern_shim::client::inside(socket.as_ref().map(|text| text.as_bytes())) {
         return join(argv);
     }
-    let running = match prepare(options).and_then(|prepared| launch(prepared, argv)) {
+    let running = match prepare(options).and_then(|prepared| {
+        prepared.said().iter().for_each(|what| warn(what));
+        launch(prepared, argv)
+    }) {
         Ok(running) => running,
         Err(error) => return refuse(&error.to_string()),
     };
     relay(&running)
+}
+
+#[expect(clippy::print_stderr, reason = "what was asked for is not given: who asked has to know")]
+fn warn(what: &str) {
+    eprintln!("postern: {what}");
 }
 
 #[expect(clippy::print_stderr, reason = "no session was started: this is the only place to say why")]

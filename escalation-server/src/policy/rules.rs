@@ -42,7 +42,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn add(&mut self, rule: Rule) {
+    pub(crate) fn add(&mut self, rule: Rule) {
         for program in rule.pattern.first().into_iter().flatten() {
             self.by_program.entry(program.clone()).or_default().push(self.rules.len());
         }

@@ -34,6 +34,16 @@ pub(crate) enum Cause {
 }
 
 impl ApprovalPolicy {
+    /// As configurations write it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Untrusted => "untrusted",
+            Self::OnRequest => "on-request",
+            Self::Never => "never",
+            Self::Granular(_) => "granular",
+        }
+    }
+
     /// # Errors
     /// The setting that keeps this from being asked.
     pub(crate) fn may_ask(&self, cause: Cause) -> Result<(), &'static str> {

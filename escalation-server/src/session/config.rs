@@ -9,7 +9,9 @@ use serde::Deserialize;
 
 use super::directories::{Directories, SYSTEM};
 use super::permissions::{PermissionsTable, expand, permissions};
+use super::requirements::Requirements;
 use super::shell_environment::{self, Fate, ShellEnvironment};
+use super::trust::Project;
 use super::{rule_files, skills};
 use crate::flow::{Execution, Skill};
 use crate::policy::{ApprovalPolicy, Granular, LoadError, Policy, Requested};
@@ -127,13 +129,15 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<PathBuf>,
     /// What was read and means nothing here.
     pub(crate) notes: Vec<String>,
+    /// What was asked for and is not given.
+    pub(crate) said: Vec<String>,
 }
 
 fn weakness_names() -> impl Iterator<Item = &'static str> {
     crate::sandbox::WEAKNESSES.iter().map(|(name, _)| *name)
 }
 
-fn approval(name: &str, place: String) -> Result<ApprovalPolicy, ConfigError> {
+pub(super) fn approval(name: &str, place: String) -> Result<ApprovalPolicy, ConfigError> {
     match name {
         "untrusted" => Ok(ApprovalPolicy::Untrusted),
         "on-request" => Ok(ApprovalPolicy::OnRequest),
@@ -170,7 +174,7 @@ fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError>
     }
 }
 
-const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
+pub(super) const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
 
 fn mode(name: &str) -> Option<Profile> {
     match name {
@@ -190,6 +194,14 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     for path in [Path::new(SYSTEM).join("config.toml"), directories.config.join("config.toml")] {
         files.extend(read_file(&path)?.map(|file| (path, file)));
     }
+    let mut notes = Vec::new();
+    let project = project(directories, &mut notes);
+    if let Some(config) = project.as_ref().and_then(|project| project.config.as_ref()) {
+        let file: File = toml::from_str(&config.text)
+            .map_err(|error| ConfigError::Parse { path: config.path.clone(), error: Box::new(error) })?;
+        file.is_a_projects(&config.path)?;
+        files.push((config.path.clone(), file));
+    }
     if let Some(path) = &options.config {
         let file = read_file(path)?.ok_or_else(|| ConfigError::Read {
             path: path.clone(),
@@ -200,9 +212,8 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
 
     let mut named = BTreeMap::new();
     let mut skill_roots = options.skills.clone();
-    let mut notes = Vec::new();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
-    let (mut patience, mut policy_of_asking) = (Some(PATIENCE), ApprovalPolicy::default());
+    let (mut patience, mut asked) = (Some(PATIENCE), None);
     let (mut allow_weaker, mut environment) = (Vec::new(), (shell_environment::Table::default(), None));
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
@@ -229,7 +240,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             patience = on_prompt(&text, place("on_prompt"))?;
         }
         match file.approval {
-            Some(toml::Value::String(name)) => policy_of_asking = approval(&name, place("approval"))?,
+            Some(toml::Value::String(name)) => asked = Some(approval(&name, place("approval"))?),
             Some(table) => {
                 let read = |error: toml::de::Error| ConfigError::Value {
                     place: place("approval"),
@@ -237,8 +248,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
                 };
                 let ApprovalTable { granular } = table.try_into().map_err(read)?;
                 let GranularTable { sandbox_approval, rules, skill_approval } = granular;
-                policy_of_asking =
-                    ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval });
+                asked = Some(ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval }));
             }
             None => {}
         }
@@ -268,9 +278,13 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         patience = on_prompt(text, "command line: on_prompt".to_owned())?;
     }
     if let Some(name) = &options.approval {
-        policy_of_asking = approval(name, "command line: approval".to_owned())?;
+        asked = Some(approval(name, "command line: approval".to_owned())?);
     }
+    let requirements = Requirements::read(&directories.home)?;
+    let (mut said, explicit) = (Vec::new(), asked.is_some());
+    let policy_of_asking = requirements.approval(asked.unwrap_or_default(), explicit, &mut said);
     turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
+    let explicit = turn.is_some() || options.permissions.is_some() || options.add.is_some();
     let turn = match turn {
         None => profile::workspace_write(),
         Some((name, place)) => named
@@ -288,7 +302,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         None => turn,
     };
     // Before the profiles that start from it.
-    let turn = narrow(turn)?;
+    let turn = requirements.turn(narrow(turn)?, explicit, &mut said);
     named.entry("git".to_owned()).or_insert_with(|| profile::git(&turn));
     named.entry("network".to_owned()).or_insert_with(|| profile::network(&turn));
     for name in ["read-only", "workspace-write"] {
@@ -344,7 +358,11 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     }
     paths.extend(rules);
     paths.extend(options.rules.iter().cloned());
-    let policy = rule_files::load(&paths, &directories.home)?;
+    let mut texts = rule_files::read(&paths)?;
+    let project_rules = project.into_iter().flat_map(|project| project.rules);
+    texts.extend(project_rules.map(|rules| (rules.path.display().to_string(), rules.text)));
+    let mut policy = rule_files::parse(&texts, &directories.home)?;
+    requirements.restrict(&mut policy);
     paths.extend(options.config.clone());
     for rule in policy.rules() {
         if let Some(Execution::Permissions(name)) = &rule.allowed.execution
@@ -379,7 +397,52 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         allow_weaker,
         sources: paths,
         notes,
+        said,
     })
+}
+
+/// What the project says that is worked in, if it is trusted.
+fn project(directories: &Directories, notes: &mut Vec<String>) -> Option<Project> {
+    let cwd = std::env::current_dir().ok()?;
+    let found = match Project::of(&cwd) {
+        Ok(found) => found?,
+        Err(what) => {
+            notes.push(format!("the project's own policy does not count: {what}"));
+            return None;
+        }
+    };
+    if found.is_trusted(&directories.state) {
+        return Some(found);
+    }
+    notes.push(
+        "the project's own policy (.postern) does not count, since it is not trusted as it is now: `postern trust` \
+         shows it"
+            .to_owned(),
+    );
+    None
+}
+
+impl File {
+    /// # Errors
+    /// What a project does not decide for whoever works in it.
+    fn is_a_projects(&self, path: &Path) -> Result<(), ConfigError> {
+        let said = [
+            ("allow_weaker", !self.allow_weaker.is_empty()),
+            ("log", self.log.max_mib.is_some()),
+            ("on_prompt", self.on_prompt.is_some()),
+            ("rules", !self.rules.is_empty()),
+            ("shell_environment", self.shell_environment.is_some()),
+            ("skills", !self.skills.is_empty()),
+        ];
+        match said.into_iter().find(|(_, said)| *said) {
+            None => Ok(()),
+            Some((key, _)) => Err(ConfigError::Value {
+                place: format!("{}: {key}", path.display()),
+                what: "a project does not say this: it says approval, default_execution, permissions, profile and sandbox"
+                    .to_owned(),
+            }),
+        }
+    }
 }
 
 /// A profile, or a legacy mode, from a JSON file; `-` is standard input. Relative paths are the file's
@@ -457,7 +520,7 @@ fn choose(
     }
 }
 
-fn read(path: &Path) -> Result<Option<String>, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

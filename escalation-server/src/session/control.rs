@@ -198,26 +198,39 @@ fn admit(stream: &UnixStream) -> Result<String, String> {
     if peer.uid != geteuid().as_raw() && peer.uid != 0 {
         return Err("only the session's own user answers for it".to_owned());
     }
-    let inside = "a session's own commands do not answer for it: run this from outside, in another terminal";
-    let mut at = peer.pid;
+    stands_outside(peer.pid)?;
+    // Another process may have had its number meanwhile.
+    let gone = |error: io::Error| error.raw_os_error() == Some(libc::ESRCH);
+    if process::pidfd_signal(&pidfd, 0).is_err_and(gone) {
+        return Err(UNSEEN.to_owned());
+    }
+    let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
+    let name = user.map_or_else(|| format!("uid {}", peer.uid), |user| printable(user.name.as_bytes()));
+    Ok(format!("{name}, pid {}", peer.pid))
+}
+
+const UNSEEN: &str = "it cannot be seen who asks";
+
+/// Whether a process descends from no session.
+///
+/// # Errors
+/// It does, or that cannot be seen.
+pub(super) fn stands_outside(pid: i32) -> Result<(), String> {
     const DEEPEST: usize = 4096;
+    let mut at = pid;
     for _ in 0..DEEPEST {
         if at <= 0 {
             break;
         }
         let name = std::fs::read_to_string(format!("/proc/{at}/comm")).unwrap_or_default();
         if name.trim_end() == SPAWNER {
+            let inside =
+                "a session's own commands do not answer for it: run this from outside, in another terminal";
             return Err(inside.to_owned());
         }
         let Some(parent) = parent_of(at) else { return Err("whoever asks has gone".to_owned()) };
         at = parent;
     }
-    // Another process may have had its number meanwhile; and pid 0 is somebody in another namespace.
-    let gone = |error: io::Error| error.raw_os_error() == Some(libc::ESRCH);
-    if peer.pid <= 0 || at != 0 || process::pidfd_signal(&pidfd, 0).is_err_and(gone) {
-        return Err("it cannot be seen who asks".to_owned());
-    }
-    let user = User::from_uid(Uid::from_raw(peer.uid)).ok().flatten();
-    let name = user.map_or_else(|| format!("uid {}", peer.uid), |user| printable(user.name.as_bytes()));
-    Ok(format!("{name}, pid {}", peer.pid))
+    // Pid 0 is somebody in another namespace.
+    if pid <= 0 || at != 0 { Err(UNSEEN.to_owned()) } else { Ok(()) }
 }

@@ -141,7 +141,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
     let temporary = temporary.canonicalize().map_err(io_error("find the temporary directory"))?;
     let tmpdir = temporary.join(format!("postern-{id}"));
-    let mut notes = config.notes.clone();
+    let mut notes: Vec<String> = config.notes.iter().chain(&config.said).cloned().collect();
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
     let mut turn = resolve(&config.turn, &bases, &directories, &config.sources)?;
     let named = config
@@ -284,6 +284,11 @@ impl Prepared {
         }
     }
 
+    /// What was asked for and is not given.
+    pub(crate) fn said(&self) -> &[String] {
+        &self.config.said
+    }
+
     /// Starts nothing, and leaves nothing.
     pub(crate) fn discard(self) {
         let _left = std::fs::remove_dir(&self.tmpdir);
@@ -298,7 +303,7 @@ fn new_id() -> io::Result<String> {
 }
 
 /// The project: the git root above the working directory, else that itself.
-fn project_of(cwd: &Path) -> &Path {
+pub(super) fn project_of(cwd: &Path) -> &Path {
     cwd.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok()).unwrap_or(cwd)
 }
 

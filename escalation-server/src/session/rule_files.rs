@@ -35,26 +35,27 @@ pub(super) fn of(directory: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(paths)
 }
 
-/// Reads rule files, each of which must exist.
+/// Reads rule files, each of which must exist: names, and what is in them.
 ///
 /// # Errors
-/// A file that cannot be read, or a rule that cannot be understood.
-pub(super) fn load(paths: &[PathBuf], home: &Path) -> Result<Policy, ConfigError> {
-    if paths.is_empty() {
+/// A file that cannot be read.
+pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, ConfigError> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ConfigError::Read { path: path.clone(), error })?;
+        Ok((path.display().to_string(), text))
+    };
+    paths.iter().map(read).collect()
+}
+
+/// # Errors
+/// A rule that cannot be understood.
+pub(super) fn parse(texts: &[(String, String)], home: &Path) -> Result<Policy, ConfigError> {
+    if texts.is_empty() {
         return Ok(Policy::default());
     }
-    let texts = paths
-        .iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::Read { path: path.clone(), error })?;
-            Ok((path.display().to_string(), text))
-        })
-        .collect::<Result<Vec<_>, ConfigError>>()?;
-    Ok(policy::load(
-        &home.to_string_lossy(),
-        texts.iter().map(|(name, text)| (name.as_str(), text.as_str())),
-    )?)
+    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    Ok(policy::load(&home.to_string_lossy(), texts)?)
 }
 
 /// These files, or without any what a session would load, and what an allow rule gives there.
@@ -64,7 +65,7 @@ fn loaded(paths: &[PathBuf]) -> Result<(Policy, Execution), ConfigError> {
         let config = config::load(&Options::default(), &directories)?;
         return Ok((config.policy, config.default_execution));
     }
-    Ok((load(paths, &directories.home)?, Execution::Unsandboxed))
+    Ok((parse(&read(paths)?, &directories.home)?, Execution::Unsandboxed))
 }
 
 fn directories() -> Result<Directories, ConfigError> {
