@@ -1,6 +1,7 @@
 //! Each verdict and each execution, as the user sees them and as the record tells them.
 
 mod approvals;
+mod approvals_screen;
 mod bad_input;
 mod bytes;
 mod environment;

@@ -5,4 +5,4 @@ mod desk;
 mod message;
 
 pub(crate) use desk::{Answer, Asked, Desk, Ending, Identity};
-pub(crate) use message::{Choice, Field, Order, Prompt, Reply, State};
+pub(crate) use message::{Choice, Field, GrantView, Order, Past, Prompt, Reply, State};
