@@ -11,5 +11,6 @@ mod lifecycle;
 mod machines;
 mod peers;
 mod permissions;
+mod review;
 mod rules;
 mod skills;

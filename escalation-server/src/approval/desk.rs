@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use super::chain::Review;
 use super::message::{Choice, Field, GrantView, Past, Prompt, State};
 
 /// What makes two questions one: all that was judged, shown and will run.
@@ -51,6 +52,22 @@ pub(crate) struct Answer {
     pub(crate) by: String,
     pub(crate) ending: Ending,
     pub(crate) waited: Duration,
+    /// What programs said before.
+    pub(crate) reviews: Vec<Review>,
+    /// Whether programs have denied so often that whoever asks is interrupted.
+    pub(crate) interrupts: bool,
+}
+
+impl Answer {
+    /// One that nobody gave.
+    pub(super) fn nobody(ending: Ending) -> Self {
+        let waited = Duration::ZERO;
+        Self { id: String::new(), by: String::new(), ending, waited, reviews: Vec::new(), interrupts: false }
+    }
+
+    pub(super) fn allows(&self) -> bool {
+        matches!(self.ending, Ending::Approved(_) | Ending::Granted)
+    }
 }
 
 /// Prompts of a session that may wait at once.
@@ -114,6 +131,13 @@ impl Inner {
         self.history.push_back(Past { id, summary, decision: decision.to_owned(), by: by.to_owned() });
     }
 
+    fn admits(&mut self, now: Instant) -> bool {
+        self.recent.retain(|made| now.saturating_duration_since(*made) < Duration::from_secs(60));
+        let admits = self.recent.len() < MOST_IN_A_MINUTE;
+        self.recent.extend(Some(now).filter(|_| admits));
+        admits
+    }
+
     fn forget_expired(&mut self, now: Instant) {
         self.grants.retain(|grant| grant.uses != Some(0) && grant.until.is_none_or(|until| until > now));
     }
@@ -158,10 +182,9 @@ impl Desk {
         waits: impl FnOnce(&str),
     ) -> Answer {
         let since = Instant::now();
-        let nobody = |id: String, ending| Answer { id, by: String::new(), ending, waited: since.elapsed() };
-        if let Some((id, by)) = self.inner.borrow_mut().take(asked.identity) {
-            self.touch();
-            return Answer { id, by, ending: Ending::Granted, waited: Duration::ZERO };
+        let nobody = |id: String, ending| Answer { id, waited: since.elapsed(), ..Answer::nobody(ending) };
+        if let Some(answer) = self.granted(asked.identity) {
+            return answer;
         }
         let Ok(patience) = self.patience else { return nobody(String::new(), Ending::Nobody) };
         let Some((id, waiter, answered)) = self.join(asked, since) else {
@@ -171,7 +194,7 @@ impl Desk {
         let ending = tokio::select! {
             biased;
             answer = answered => match answer {
-                Ok((ending, by)) => return Answer { id, by, ending, waited: since.elapsed() },
+                Ok((ending, by)) => return Answer { by, ..nobody(id, ending) },
                 Err(_) => Ending::Withdrawn,
             },
             () = tokio::time::sleep(patience) => Ending::TimedOut,
@@ -179,6 +202,18 @@ impl Desk {
         };
         self.leave(&id, waiter, ending);
         nobody(id, ending)
+    }
+
+    /// The answer that was given before, if it holds for this.
+    pub(super) fn granted(&self, identity: Identity) -> Option<Answer> {
+        let (id, by) = self.inner.borrow_mut().take(identity)?;
+        self.touch();
+        Some(Answer { id, by, ..Answer::nobody(Ending::Granted) })
+    }
+
+    /// Whether one more question may be asked in this minute; it counts.
+    pub(super) fn admits(&self) -> bool {
+        self.inner.borrow_mut().admits(Instant::now())
     }
 
     /// Joins the prompt for an equal question, or makes one.
@@ -197,11 +232,9 @@ impl Desk {
             }
             None if prompts >= MOST_PROMPTS => return None,
             None => {
-                inner.recent.retain(|made| since.duration_since(*made) < Duration::from_secs(60));
-                if inner.recent.len() >= MOST_IN_A_MINUTE {
+                if !inner.admits(since) {
                     return None;
                 }
-                inner.recent.push_back(since);
                 let id = (self.draw)();
                 let waiters = VecDeque::from([(waiter, answer)]);
                 inner.waiting.push(Waiting { id: id.clone(), asked, since, waiters });

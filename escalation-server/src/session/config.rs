@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::directories::{Directories, SYSTEM};
 use super::permissions::{PermissionsTable, expand, permissions};
 use super::requirements::Requirements;
+use super::review::{self, Review};
 use super::shell_environment::{self, Fate, ShellEnvironment};
 use super::trust::Project;
 use super::{rule_files, skills};
@@ -70,6 +71,7 @@ struct File {
     default_execution: Option<String>,
     on_prompt: Option<String>,
     approval: Option<toml::Value>,
+    review: Option<review::Table>,
     #[serde(default)]
     rules: Vec<String>,
     #[serde(default)]
@@ -117,6 +119,7 @@ pub(crate) struct Config {
     /// How long a question waits for an answer; none: nobody is asked.
     pub(crate) patience: Option<Duration>,
     pub(crate) approval: ApprovalPolicy,
+    pub(super) review: Review,
     pub(crate) requested: Option<Requested>,
     pub(crate) skills: Vec<Skill>,
     /// Where they were looked for.
@@ -213,7 +216,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     let mut named = BTreeMap::new();
     let mut skill_roots = options.skills.clone();
     let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
-    let (mut patience, mut asked) = (Some(PATIENCE), None);
+    let (mut patience, mut asked, mut reviewed) = (Some(PATIENCE), None, None);
     let (mut allow_weaker, mut environment) = (Vec::new(), (shell_environment::Table::default(), None));
     for (path, file) in files {
         let place = |key: &str| format!("{}: {key}", path.display());
@@ -252,6 +255,13 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             }
             None => {}
         }
+        if let Some(table) = file.review {
+            let wrong = |(key, what): (String, String)| ConfigError::Value {
+                place: place(&format!("review{key}")),
+                what,
+            };
+            reviewed = Some(Review::of(table).map_err(wrong)?);
+        }
         if let Some(name) =
             file.allow_weaker.iter().find(|name| !weakness_names().any(|known| known == *name))
         {
@@ -283,6 +293,8 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     let requirements = Requirements::read(&directories.home)?;
     let (mut said, explicit) = (Vec::new(), asked.is_some());
     let policy_of_asking = requirements.approval(asked.unwrap_or_default(), explicit, &mut said);
+    let explicit = reviewed.is_some();
+    let review = requirements.review(reviewed.unwrap_or_default(), explicit, &mut said);
     turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
     let explicit = turn.is_some() || options.permissions.is_some() || options.add.is_some();
     let turn = match turn {
@@ -394,6 +406,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         skills,
         skill_roots,
         patience,
+        review,
         allow_weaker,
         sources: paths,
         notes,
@@ -430,6 +443,7 @@ impl File {
             ("allow_weaker", !self.allow_weaker.is_empty()),
             ("log", self.log.max_mib.is_some()),
             ("on_prompt", self.on_prompt.is_some()),
+            ("review", self.review.is_some()),
             ("rules", !self.rules.is_empty()),
             ("shell_environment", self.shell_environment.is_some()),
             ("skills", !self.skills.is_empty()),

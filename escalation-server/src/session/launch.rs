@@ -168,6 +168,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
+    let programs = config.review.programs().map(|reviewer| &reviewer.program);
+    if let Some(path) = programs.into_iter().find(|path| reach.could_change(&real(path))) {
+        return Err(LaunchError::Source(path.clone()));
+    }
     if let Some(rule) = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow) {
         let open = [&turn].into_iter().chain(granted(&config).filter_map(|name| named.get(name)));
         if let Some(profile) = open.into_iter().find(|profile| profile.network) {
@@ -517,6 +521,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             unversioned: prepared.unversioned,
             log_max_bytes: prepared.config.log_max_bytes,
             patience: prepared.config.patience,
+            review: prepared.config.review,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,
             turn: prepared.turn,

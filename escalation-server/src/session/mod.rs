@@ -16,6 +16,7 @@ mod pipeline;
 mod prompt;
 mod requirements;
 mod rerun;
+mod review;
 mod rule_files;
 mod server;
 mod settle;

@@ -13,9 +13,10 @@ use super::arguments::Arguments;
 use super::asker::Asker;
 use super::intake::Handles;
 use super::rerun::Rerun;
+use super::review;
 use super::server::{Session, has_ended};
 use super::settle::Question;
-use crate::approval::{Answer, Asked, Ending, Field, Identity};
+use crate::approval::{Answer, Asked, Ending, Field, Identity, Review};
 use crate::flow::text::{command_line, not_ascii, printable, summary};
 use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Source, Verdict};
 use crate::policy::{self, Amendment, Subject, starts_others};
@@ -61,7 +62,17 @@ pub(super) async fn ask(
         );
         asker.waiting(&text);
     };
-    let answer = session.desk.ask(asked, has_ended(&handles.peer), waits).await;
+    let told = review::question(session, request, question, &asked);
+    let gone = || has_ended(&handles.peer);
+    let answer = session.chain.ask(&session.desk, asked, &told, gone, waits).await;
+    if answer.interrupts {
+        session.interrupt_shell();
+        let body = json!({ "reason": "reviewers have denied too often" });
+        let _unrecorded = session.recorder.session_event("interrupted", &body);
+    }
+    let by = printable(answer.by.as_bytes());
+    let outages = answer.reviews.iter().filter_map(Review::outage);
+    let outages: String = outages.map(|what| format!("; {}", printable(what.as_bytes()))).collect();
     // A copy that was made before stays as it was; what has none is looked at again.
     let same = || {
         Arguments::of(request, &session.reach) == arguments
@@ -72,13 +83,15 @@ pub(super) async fn ask(
         Ending::Approved(_) | Ending::Granted if !same() => {
             deny("the program, or a file that it names, changed while the approval was waited for")
         }
-        Ending::Approved(_) | Ending::Granted => question.approved(&answer.by),
-        Ending::Denied => deny(&format!("denied by {}", answer.by)),
-        Ending::Aborted => deny(&format!("aborted by {}", answer.by)),
-        Ending::TimedOut => deny(&format!("nobody answered within {} s", answer.waited.as_secs())),
+        Ending::Approved(_) | Ending::Granted => question.approved(&by),
+        Ending::Denied => deny(&format!("denied by {by}")),
+        Ending::Aborted => deny(&format!("aborted by {by}")),
+        Ending::TimedOut => deny(&format!("nobody answered within {} s{outages}", answer.waited.as_secs())),
         Ending::Withdrawn => deny("whoever asked has gone"),
         Ending::Full => deny("too many questions wait for an answer already"),
-        Ending::Nobody => deny(&format!("nobody is asked in this session: {}", session.desk.why_nobody())),
+        Ending::Nobody => {
+            deny(&format!("nobody is asked in this session: {}{outages}", session.desk.why_nobody()))
+        }
     };
     (decision, approval(&answer))
 }
@@ -96,7 +109,12 @@ fn approval(answer: &Answer) -> Value {
         Ending::Nobody => ("nobody", None),
     };
     let wait_us = u64::try_from(answer.waited.as_micros()).unwrap_or(u64::MAX);
-    json!({ "id": answer.id, "by": answer.by, "decision": decision, "scope": scope, "wait_us": wait_us })
+    let mut body =
+        json!({ "id": answer.id, "by": answer.by, "decision": decision, "scope": scope, "wait_us": wait_us });
+    if !answer.reviews.is_empty() {
+        body["reviews"] = json!(answer.reviews);
+    }
+    body
 }
 
 /// The rule that would have made this question unnecessary: about these very words, or about the first

@@ -8,6 +8,8 @@ use toml::Spanned;
 use super::config::{self, ConfigError, MODES};
 use super::directories::SYSTEM;
 use super::permissions::expand;
+use super::review::Review;
+use crate::approval::Approver;
 use crate::flow::{Allowed, Verdict};
 use crate::policy::{ApprovalPolicy, Policy, Rule};
 use crate::profile::{self, Access, Entry, Place, Profile, is_pattern};
@@ -16,6 +18,7 @@ use crate::profile::{self, Access, Entry, Place, Profile, is_pattern};
 #[serde(deny_unknown_fields)]
 struct Table {
     allowed_approval_policies: Option<Vec<String>>,
+    allowed_approvals_reviewers: Option<Vec<String>>,
     allowed_sandbox_modes: Option<Vec<String>>,
     #[serde(default)]
     rules: Rules,
@@ -65,6 +68,8 @@ pub(super) struct Requirements {
     /// The first one is what is used in place of what is not allowed. Empty: all are.
     policies: Vec<(String, Option<ApprovalPolicy>)>,
     /// None: all are.
+    reviewers: Option<Vec<String>>,
+    /// None: all are.
     modes: Option<Vec<String>>,
     denied: Vec<Entry>,
     rules: Vec<Rule>,
@@ -104,6 +109,24 @@ impl Requirements {
             ));
         }
         used.clone().unwrap_or_default()
+    }
+
+    /// Who answers; something to be said where somebody who was named does not. Where nobody would, people do.
+    pub(super) fn review(&self, asked: Review, explicit: bool, said: &mut Vec<String>) -> Review {
+        let Some(allowed) = &self.reviewers else { return asked };
+        let kind = |approver: &Approver| match approver {
+            Approver::Person => "user",
+            Approver::Program(_) => "reviewer",
+        };
+        let (approvers, others): (Vec<_>, Vec<_>) =
+            asked.approvers.into_iter().partition(|approver| allowed.iter().any(|one| one == kind(approver)));
+        if let Some(other) = others.first().filter(|_| explicit) {
+            said.push(format!(
+                "requirements.toml does not allow that a {} answers for this session's commands",
+                kind(other)
+            ));
+        }
+        if approvers.is_empty() { Review::default() } else { Review { approvers, ..asked } }
     }
 
     /// The turn's profile that is used; something to be said where an explicit one is not.
@@ -171,6 +194,17 @@ fn parse(path: &Path, text: &str, home: &Path) -> Result<Requirements, ConfigErr
                 "expected first the policy that is used in place of others: untrusted, on-request or never";
             return Err(wrong(key, what.to_owned()));
         }
+    }
+    if let Some(names) = parsed.allowed_approvals_reviewers {
+        let key = "allowed_approvals_reviewers";
+        if let Some(unknown) = names.iter().find(|name| !["user", "reviewer"].contains(&name.as_str())) {
+            return Err(wrong(key, format!("expected user or reviewer, got `{unknown}`")));
+        }
+        if !names.iter().any(|name| name == "user") {
+            let what = "user must be among them: people answer where no program does".to_owned();
+            return Err(wrong(key, what));
+        }
+        found.reviewers = Some(names);
     }
     let denied = !parsed.permissions.filesystem.deny_read.is_empty();
     if let Some(modes) = parsed.allowed_sandbox_modes {
@@ -306,6 +340,8 @@ mod tests {
             ("allowed_approval_policies = ['always']", "allowed_approval_policies: expected untrusted"),
             ("allowed_sandbox_modes = ['workspace-write']", "read-only must be among them"),
             ("allowed_sandbox_modes = ['none']", "got `none`"),
+            ("allowed_approvals_reviewers = ['reviewer']", "user must be among them"),
+            ("allowed_approvals_reviewers = ['user', 'model']", "got `model`"),
             ("allowed_sandbox_mode = ['read-only']", "unknown field"),
             ("permissions.filesystem.deny_read = ['x']", "begins with /"),
             (

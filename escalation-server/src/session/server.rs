@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,8 +16,9 @@ use serde_json::json;
 
 use super::asker::Asker;
 use super::control::{Control, prompt_id};
+use super::review::Review;
 use super::{pipeline, sockets};
-use crate::approval::{Desk, State};
+use crate::approval::{Chain, Desk, State};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Executable, Execution, Skill};
 use crate::policy::{self, Policy, Stance};
@@ -52,10 +55,11 @@ pub(super) struct Session {
     pub(super) recorder: Recorder,
     /// Where questions wait for answers.
     pub(super) desk: Desk,
+    pub(super) chain: Chain,
     pub(super) link: Link,
     /// Commands that run outside the turn's sandbox, for when the spawner dies.
     pub(super) live: RefCell<HashMap<u64, i32>>,
-    id: String,
+    pub(super) id: String,
     cwd: PathBuf,
     turn: Rc<Resolved>,
     abilities: Abilities,
@@ -97,6 +101,7 @@ pub(super) struct Setup {
     pub(super) log_max_bytes: u64,
     /// How long a question waits; none: nobody is asked.
     pub(super) patience: Option<Duration>,
+    pub(super) review: Review,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
     pub(super) turn: Resolved,
@@ -187,6 +192,12 @@ async fn serve_async(setup: Setup) {
         Err(error) => return fail(&setup.front, &error.to_string()),
     };
     let (control, patience) = attend(&setup.state, &setup.id, setup.patience, &recorder);
+    let environment = setup.baseline.iter().filter_map(|variable| {
+        let at = variable.as_slice().iter().position(|&byte| byte == b'=')?;
+        let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        Some((part(variable.as_slice().get(..at)?), part(variable.as_slice().get(at + 1..)?)))
+    });
+    let chain = Chain::new(setup.review.mode, setup.review.approvers, environment);
     let (accept, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let (number, ours, theirs) = setup.gate;
     let _queued = accept.send((ContextId::TURN, ours));
@@ -204,6 +215,7 @@ async fn serve_async(setup: Setup) {
         gate: number,
         recorder: recorder.clone(),
         desk: Desk::new(patience, prompt_id),
+        chain,
         id: setup.id,
         cwd: setup.cwd,
         link: link.clone(),
