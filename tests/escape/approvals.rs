@@ -140,6 +140,116 @@ fn what_changes_while_the_question_waits_does_not_run() {
     });
 }
 
+/// Runs a script, whose one question is approved after something was done meanwhile.
+fn approved_after(
+    world: &World,
+    rules: &str,
+    script: &str,
+    meanwhile: impl FnOnce(),
+) -> std::process::Output {
+    let mut command = world.postern();
+    command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (_, prompt) = waiting(world);
+    meanwhile();
+    finish(world.postern().args(["approve", &prompt, "--once"]));
+    child.wait_with_output().unwrap()
+}
+
+/// What a swapped file does: it says where it runs.
+const SWAPPED: &str = "echo swapped $(grep Seccomp: /proc/self/status)";
+
+#[test]
+fn another_interpreter_line_is_another_script() {
+    for_each_user(|world| {
+        let executable = |name: &str, text: &str| {
+            let path = world.write(name, text);
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            path
+        };
+        executable("ws/evil", &format!("#!/bin/sh\n{SWAPPED}\n"));
+        let evil = format!("#!{}/evil\necho good\n", world.workspace.display());
+        let prepare = || {
+            let _none = std::fs::remove_file(world.workspace.join("tool"));
+            executable("ws/tool", "#!/bin/sh\necho good\n")
+        };
+        // In place, as another file of that name, and by a link.
+        let in_place = || std::fs::write(world.workspace.join("tool"), &evil).unwrap();
+        let renamed = || std::fs::rename(executable("ws/new", &evil), world.workspace.join("tool")).unwrap();
+        let linked = || {
+            std::fs::remove_file(world.workspace.join("tool")).unwrap();
+            std::os::unix::fs::symlink(executable("ws/new", &evil), world.workspace.join("tool")).unwrap();
+        };
+        let swaps: [&dyn Fn(); 3] = [&in_place, &renamed, &linked];
+        for swap in swaps {
+            let tool = prepare();
+            swap();
+            let plain = world.plain(&tool, &[]);
+            assert!(stdout(&plain).starts_with("swapped"), "{}", text(&plain.stderr));
+            prepare();
+            let rules = format!(
+                "prefix_rule(['{}'], decision = 'prompt', execution = 'turn_default')",
+                tool.display()
+            );
+            let output = approved_after(world, &rules, "$PWD/tool", swap);
+            assert_eq!(
+                (stdout(&output).as_str(), output.status.code()),
+                ("", Some(126)),
+                "{}",
+                text(&output.stderr)
+            );
+        }
+        // For more than the sandbox has it is not even asked about.
+        for execution in ["unsandboxed", "network"] {
+            let tool = prepare();
+            let rules = format!(
+                "prefix_rule(['{}'], decision = 'prompt', execution = '{execution}')",
+                tool.display()
+            );
+            let output = world.session(&rules, "$PWD/tool");
+            assert!(
+                text(&output.stderr).contains("the sandbox can write this script"),
+                "{}",
+                text(&output.stderr)
+            );
+        }
+    });
+}
+
+#[test]
+fn what_a_kept_variable_or_an_option_names_does_not_change_while_the_question_waits() {
+    for_each_user(|world| {
+        let swap = |text: &str| {
+            let path = world.write("ws/named", text);
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        let script = format!("#!/bin/sh\n{SWAPPED} >&2\n");
+        let mut ran = Vec::new();
+        let sed = format!("1e {SWAPPED} >&2\n");
+        for (rule, line, swapped) in [
+            ("'git'", "GIT_SSH_COMMAND=$PWD/named git ls-remote ssh://127.0.0.1:9/x", &script),
+            ("'git'", "GIT_SSH_COMMAND=./named git ls-remote ssh://127.0.0.1:9/x", &script),
+            ("'bash'", "BASH_ENV=named bash -c :", &script),
+            ("'sed'", "print x | sed -fnamed", &sed),
+            ("'make'", "make -fnamed", &format!("all:; @{SWAPPED} >&2\n").replace("$(", "$$(")),
+            ("'env'", "env -S'sh named'", &script),
+        ] {
+            let rules = format!(
+                "prefix_rule([{rule}], decision = 'prompt', env_keep = ['GIT_SSH_COMMAND', 'BASH_ENV'])"
+            );
+            swap(swapped);
+            let plain = world.plain(prefix().join("libexec/postern/zsh"), &["-fc", line]);
+            assert!(text(&plain.stderr).contains("swapped Seccomp:"), "{line}: {}", text(&plain.stderr));
+            swap("");
+            let output = approved_after(world, &rules, line, || swap(swapped));
+            if text(&output.stderr).contains("swapped Seccomp:") {
+                ran.push(line);
+            }
+        }
+        assert!(ran.is_empty(), "{ran:#?}");
+    });
+}
+
 #[test]
 fn nothing_that_a_prompt_shows_hides_or_moves_anything() {
     for_each_user(|world| {
@@ -178,9 +288,11 @@ fn no_approval_holds_for_longer_where_something_else_could_run() {
         std::fs::create_dir(world.workspace.join("pkg")).unwrap();
         world.write("ws/pkg/__main__.py", "print(1)");
         world.write("ws/x.sh", "echo 1");
+        world.write("ws/commands", "p");
         std::os::unix::fs::symlink("/usr/bin/which", world.workspace.join("link.sh")).unwrap();
         world.own();
-        let rules = "prefix_rule([['bash', 'python3', 'env', 'head', 'date', 'wc']], decision = 'prompt')";
+        let rules = "prefix_rule([['bash', 'python3', 'env', 'head', 'date', 'wc', 'sed', 'git']], decision = 'prompt', env_keep = ['GIT_SSH_COMMAND', 'GIT_EXTERNAL_DIFF'])";
+        let mut wrong = Vec::new();
         for (script, lasting) in [
             ("date +x", true),
             ("head -n 1 /etc/passwd", true),
@@ -196,18 +308,26 @@ fn no_approval_holds_for_longer_where_something_else_could_run() {
             ("wc {1..100} x.sh", false),
             ("head /dev/fd/0 < x.sh", false),
             ("head /proc/self/fd/0 < x.sh", false),
+            ("sed -nfcommands /dev/null", false),
+            // What a repository, or a variable that is kept, names.
+            ("git status", false),
+            ("GIT_SSH_COMMAND=$PWD/x.sh git fetch", false),
+            ("GIT_EXTERNAL_DIFF=x.sh git diff", false),
         ] {
             let mut command = world.postern();
             command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let (_, prompt) = waiting(world);
             let said = finish(world.postern().args(["approve", &prompt, "--session"]));
-            assert_eq!(said.status.success(), lasting, "{script}: {}", text(&said.stderr));
-            if !lasting {
+            if said.status.success() != lasting {
+                wrong.push(script);
+            }
+            if !said.status.success() {
                 finish(world.postern().args(["approve", &prompt, "--deny"]));
             }
             child.wait().unwrap();
         }
+        assert!(wrong.is_empty(), "{wrong:#?}");
     });
 }
 

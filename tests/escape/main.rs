@@ -7,6 +7,7 @@ mod core_pattern;
 mod denied;
 mod descriptors;
 mod devices;
+mod environment;
 mod escalation;
 mod families;
 mod files;

@@ -1,6 +1,6 @@
 //! Programs that zsh's hook never sees, or sees under another name: they run, but inside.
 
-use postern_tests::{World, for_each_user, stdout, text};
+use postern_tests::{World, for_each_user, prefix, stdout, text};
 use serde_json::json;
 
 use crate::attack::{Attacks, compiled, session};
@@ -103,5 +103,43 @@ fn a_rule_speaks_for_the_program_and_not_for_what_looks_like_it() {
             let (ran, wrote) = written(&format!("rm -rf writer x d other s; {fake}"));
             assert_eq!((ran, wrote), (1, 0), "{fake}");
         }
+    });
+}
+
+#[test]
+fn a_path_is_the_same_however_it_is_written() {
+    for_each_user(|world| {
+        let writer = writers(world)["writer"].as_str().unwrap().to_owned();
+        let target = world.write("outside/target", "");
+        let (directory, outside) = (world.outside.display(), target.display());
+        let dotted =
+            ["/./writer", "//writer", "/.//./writer"].map(|name| format!("{directory}{name} {outside}"));
+        let lines = [
+            format!("{writer} {outside}"),
+            format!("cd {directory}; ./writer {outside}"),
+            format!("/{writer} {outside}"),
+        ];
+        let mut ran = Vec::new();
+        for line in lines.iter().chain(&dotted) {
+            let plain = world.plain(prefix().join("libexec/postern/zsh"), &["-fc", line]);
+            assert_eq!(stdout(&plain), "ran", "{line}: {}", text(&plain.stderr));
+            for forbids in [
+                format!("prefix_rule(['{writer}'], decision = 'forbidden')"),
+                format!(
+                    "host_executable('writer', ['{writer}'])\nprefix_rule(['writer'], decision = 'forbidden')"
+                ),
+                format!(
+                    "prefix_rule(['{writer}'], decision = 'forbidden')\nprefix_rule(['writer'], execution = 'unsandboxed')"
+                ),
+            ] {
+                std::fs::write(&target, "").unwrap();
+                let output = world.session(&forbids, line);
+                if !stdout(&output).is_empty() {
+                    let wrote = !std::fs::read(&target).unwrap().is_empty();
+                    ran.push(format!("{line}, {forbids}, outside: {wrote}"));
+                }
+            }
+        }
+        assert!(ran.is_empty(), "{ran:#?}");
     });
 }

@@ -112,3 +112,54 @@ fn nothing_but_what_was_judged_runs_outside() {
     assert!(swaps.get() >= 100_000, "{}", swaps.get());
     eprintln!("{} swaps", swaps.get());
 }
+
+#[test]
+fn nor_does_a_script_run_by_an_interpreter_that_was_not_judged() {
+    for_each_user(|world| {
+        let Race { swapper, .. } = Race::prepare(world);
+        let (outside, workspace) = (world.outside.display(), world.workspace.display());
+        // A script that the sandbox cannot write, whose interpreter is a link that it can; and one whose
+        // line it exchanges.
+        let tool = world.write("outside/script", format!("#!{workspace}/interpreter\necho good\n"));
+        let lines = format!(
+            "ln -s /bin/sh interpreter; ln -s {workspace}/evil interpreter2; \
+             print '#!/bin/sh\necho good' > line; print '#!{workspace}/evil\necho good' > line2; chmod +x line line2"
+        );
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let zsh = postern_tests::prefix().join("libexec/postern/zsh");
+        let made = world.plain(&zsh, &["-fc", &lines]);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let tool = tool.display().to_string();
+        for (looks, runs, names) in [
+            ("$(readlink interpreter) == /bin/sh", &*tool, "interpreter interpreter2"),
+            ("$(head -n 1 line) == '#!/bin/sh'", "./line", "line line2"),
+        ] {
+            let script = format!(
+                "{swapper} {names} 1 & for i in {{1..2000}}; do [[ {looks} ]] && {runs}; [[ -e {outside}/mark ]] && break; done; touch stop; wait; rm stop"
+            );
+            let output = world.plain(&zsh, &["-fc", &script]);
+            assert!(
+                std::fs::remove_file(world.outside.join("mark")).is_ok(),
+                "who goes by names loses: {runs} {} {}",
+                stdout(&output),
+                text(&output.stderr)
+            );
+        }
+        for execution in ["unsandboxed", "network"] {
+            let rules = format!(
+                "prefix_rule(['{tool}'], execution = '{execution}')\nprefix_rule([['{workspace}/line', 'line']], execution = '{execution}')\n"
+            );
+            let script = format!(
+                "{swapper} interpreter interpreter2 2000 & {swapper} line line2 2000 &\n\
+                 for i in {{1..{ROUNDS}}}; do {tool}; ./line; $PWD/line; done 2> /dev/null; touch stop; wait; rm stop"
+            );
+            let output = world.session(&rules, &script);
+            assert_eq!(stdout(&output).matches("swapped").count(), 2, "{}", text(&output.stderr));
+            assert!(!world.outside.join("mark").exists(), "the evil one has run outside");
+        }
+        let records = world.records();
+        assert!(records.iter().all(|line| line["decision"] != "escalate"), "{records:#?}");
+        assert!(records.iter().any(|line| line["decision"] == "deny"), "no rule was ever in force");
+        assert!(world.workspace.join("evil-ran").exists(), "it was never even run inside");
+    });
+}

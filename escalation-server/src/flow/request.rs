@@ -90,11 +90,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// The path as given, absolute where the working directory is known.
+    /// The path as given, absolute where the working directory is known, without what says nothing (`//`,
+    /// `/./`).
     pub(crate) fn given_path(&self) -> PathBuf {
         let given = Path::new(OsStr::from_bytes(self.path.as_slice()));
         match &self.attested.cwd {
-            Some(cwd) => cwd.path.join(given),
+            Some(cwd) => cwd.path.join(given).components().collect(),
             None => given.to_path_buf(),
         }
     }

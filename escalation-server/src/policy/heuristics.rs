@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use postern_shim::wire::Bytes;
 
-use super::judge::{Subject, calls_itself};
+use super::judge::{Subject, is_called};
 
 /// How a command looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub(super) const MOST_WRAPPERS: usize = 8;
 
 pub(super) fn look(subject: &Subject<'_>) -> Look {
     // A name that the sandbox could have made up says nothing good.
-    let name =
-        subject.resolved.filter(|_| subject.given_holds && !subject.agent_writable && calls_itself(subject));
+    let called = is_called(subject.argv, subject.given);
+    let name = subject.resolved.filter(|_| subject.given_holds && !subject.agent_writable && called);
     let words: Vec<&str> =
         subject.argv.iter().map(|word| std::str::from_utf8(word.as_slice()).unwrap_or("\u{fffd}")).collect();
     let given = subject.given.file_name().and_then(|name| name.to_str()).unwrap_or_default();

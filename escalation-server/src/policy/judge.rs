@@ -222,10 +222,12 @@ pub(crate) fn consider<'a>(policy: &'a Policy, subject: &Subject<'a>) -> Vec<Loo
 }
 
 fn collect<'a>(policy: &'a Policy, subject: &Subject<'a>, found: &mut Vec<Looked<'a>>) {
-    let names = [Some(subject.given), subject.resolved.filter(|path| *path != subject.given)];
+    // As they are written: paths that are equal may be spelt differently.
+    let other = |path: &&Path| path.as_os_str() != subject.given.as_os_str();
+    let names = [Some(subject.given), subject.resolved.filter(other)];
     for path in names.into_iter().flatten() {
         // A name that the sandbox could have made up may forbid, never allow.
-        let speaks = subject.given_holds && calls_itself(subject);
+        let speaks = subject.given_holds && is_called(subject.argv, path);
         let whole = path.to_string_lossy();
         let base = path.file_name().map_or(Cow::Borrowed(""), |name| name.to_string_lossy());
         let mut collect = |program: &str, bare: bool| {
@@ -260,15 +262,15 @@ fn collect<'a>(policy: &'a Policy, subject: &Subject<'a>, found: &mut Vec<Looked
     }
 }
 
-/// Whether `argv[0]` agrees with the file's name, so that a program of many names is the one that
-/// a rule is about. A login shell's dash is no part of the name.
-pub(super) fn calls_itself(subject: &Subject<'_>) -> bool {
-    let Some(zeroth) = subject.argv.first() else { return false };
+/// Whether `argv[0]` agrees with a path's last part, so that a program of many names is the one that
+/// goes by it. A login shell's dash is no part of the name.
+pub(crate) fn is_called(argv: &[Bytes], path: &Path) -> bool {
+    const SHELLS: [&[u8]; 8] = [b"sh", b"bash", b"dash", b"zsh", b"ksh", b"fish", b"csh", b"tcsh"];
+    let Some(zeroth) = argv.first() else { return false };
     let zeroth = zeroth.as_slice();
-    let zeroth = zeroth.strip_prefix(b"-").unwrap_or(zeroth);
+    let zeroth = zeroth.strip_prefix(b"-").filter(|name| SHELLS.contains(name)).unwrap_or(zeroth);
     let name = zeroth.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let is = |path: &Path| path.file_name().is_some_and(|base| base.as_encoded_bytes() == name);
-    is(subject.given) || subject.resolved.is_some_and(is)
+    path.file_name().is_some_and(|base| base.as_encoded_bytes() == name)
 }
 
 fn rest_matches(rule: &Rule, argv: &[Bytes]) -> bool {
@@ -470,7 +472,13 @@ prefix_rule(["exact"], decision = "forbidden")
             |argv| Case { given: "/bin/cat", resolved: "/bin/busybox", holds: true, writable: false, argv };
         assert!(verdict(&case("cat x")).1);
         assert!(!verdict(&case("rm x")).1);
-        assert!(verdict(&case("-cat x")).1);
+        assert!(!verdict(&case("busybox x")).1, "the rule is about `cat`");
+        // A login's dash is a shell's.
+        assert!(!verdict(&case("-cat x")).1);
+        let argv = |word: &str| [Bytes(word.as_bytes().to_vec())];
+        assert!(
+            is_called(&argv("-zsh"), Path::new("/bin/zsh")) && is_called(&argv("x/zsh"), Path::new("zsh"))
+        );
     }
 
     #[test]

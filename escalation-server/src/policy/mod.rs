@@ -8,8 +8,7 @@ mod rules;
 mod stance;
 
 pub(crate) use amend::{Amendment, runs_what_lies_there};
-pub(crate) use heuristics::starts_others;
-pub(crate) use judge::{Counts, Subject, consider, judge, matches};
+pub(crate) use judge::{Counts, Subject, consider, is_called, judge, matches};
 pub(crate) use language::{LoadError, load};
 pub(crate) use rules::{NetworkRule, Policy, Rule};
 pub(crate) use stance::{ApprovalPolicy, Cause, Granular, Requested, Stance};

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use postern_shim::wire::Bytes;
+
 use super::intake::leads;
 use crate::flow::Request;
 use crate::profile::Reach;
@@ -33,16 +35,20 @@ const MOST_FILES: usize = 256;
 const MOST_WORDS: usize = 4096;
 
 impl Arguments {
-    pub(super) fn of(request: &Request, reach: &Reach) -> Self {
+    /// `kept` are variables that the command gets as its asker set them.
+    pub(super) fn of(request: &Request, kept: &[&Bytes], reach: &Reach) -> Self {
         let mut found = Self { files: Vec::new(), steady: true };
         let Some(cwd) = &request.attested.cwd else { return Self { steady: false, ..found } };
         let mut left = MOST_BYTES;
-        found.steady = request.argv.len() <= MOST_WORDS;
-        for word in request.argv.iter().skip(1).take(MOST_WORDS) {
+        let words = request.argv.iter().skip(1).chain(kept.iter().copied());
+        let mut looked = 0;
+        for word in words {
             let word = word.as_slice();
-            // An option may have its value in the same word.
-            let value = word.split(|&byte| byte == b'=').next_back().filter(|value| value.len() < word.len());
-            for text in [Some(word), value].into_iter().flatten().filter(|text| !text.is_empty()) {
+            for text in [word].into_iter().chain(pieces(word)).filter(|text| !text.is_empty()) {
+                looked += 1;
+                if looked > MOST_WORDS {
+                    return Self { steady: false, ..found };
+                }
                 found.look(&cwd.path.join(OsStr::from_bytes(text)), text, reach, &mut left);
             }
         }
@@ -78,6 +84,18 @@ impl Arguments {
             self.files.push(Written { path: path.to_path_buf(), hash });
         }
     }
+}
+
+/// What may name a file within a word: the value of an option, with `=` or without, words of a command
+/// line, members of a list.
+fn pieces(word: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const BETWEEN: &[u8] = b"=,:; \t\n'\"";
+    const LONGEST_CLUSTER: usize = 32;
+    let parts = word.split(|byte| BETWEEN.contains(byte)).filter(|part| part.len() < word.len());
+    // Of short options the value may stick to the last: `-nfFILE`.
+    let short = word.starts_with(b"-") && !word.starts_with(b"--");
+    let values = (2..word.len()).take(if short { LONGEST_CLUSTER } else { 0 });
+    parts.chain(values.filter_map(|at| word.get(at..)))
 }
 
 /// BLAKE3 of a file that may be anything.

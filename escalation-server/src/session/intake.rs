@@ -15,6 +15,7 @@ use super::asker::Asker;
 use super::rerun::reopen;
 use super::server::Session;
 use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape, Skill};
+use crate::policy;
 use crate::profile::Reach;
 use crate::sys::{process, socket};
 
@@ -190,7 +191,8 @@ fn skill(skills: &[Skill], reach: &Reach, request: &Request, exe: &Executable) -
     let leads = |path: &Path| leads(path, reach);
     if let Some(skill) = of(&exe.path) {
         // By a link of the sandbox's own it would look for its helpers elsewhere.
-        return leads(&request.given_path()).filter(|path| *path == exe.path).map(|_| skill);
+        let called = policy::is_called(&request.argv, &exe.path);
+        return leads(&request.given_path()).filter(|path| called && *path == exe.path).map(|_| skill);
     }
     let script = request.argv.get(1).filter(|word| !word.as_slice().starts_with(b"-"))?;
     let up = |part| part == Component::ParentDir;
@@ -209,7 +211,10 @@ fn skill(skills: &[Skill], reach: &Reach, request: &Request, exe: &Executable) -
     }
     let (shape, begins) = shape(&file, reach);
     let Shape::Script { named, interpreter } = shape else { return None };
-    (begins && interpreter.as_ref() == Some(&exe.path) && leads(&named) == interpreter).then_some(skill)
+    // An interpreter of many names would be another one by another of them.
+    let is_its_own = policy::is_called(&request.argv, &named);
+    let leads_there = interpreter.as_ref() == Some(&exe.path) && leads(&named) == interpreter;
+    (begins && is_its_own && leads_there).then_some(skill)
 }
 
 /// A large request's body: copied, never mapped, from a memfd that nobody can change.

@@ -19,7 +19,7 @@ use super::settle::Question;
 use crate::approval::{Answer, Asked, Ending, Field, Identity, Review};
 use crate::flow::text::{command_line, not_ascii, printable, summary};
 use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Source, Verdict};
-use crate::policy::{self, Amendment, Subject, starts_others};
+use crate::policy::{self, Amendment, Subject, runs_what_lies_there};
 use crate::profile::{Access, Resolved};
 
 /// Asks, and waits for what comes of it: the decision, and the answer as records have it.
@@ -32,7 +32,7 @@ pub(super) async fn ask(
     question: &Question,
     asker: &Asker,
 ) -> (Decision, Value) {
-    let arguments = Arguments::of(request, &session.reach);
+    let arguments = Arguments::of(request, &kept(rerun), &session.reach);
     let hash = program_hash(session, request, handles, rerun);
     let mut asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
     if asked.lasting {
@@ -75,7 +75,7 @@ pub(super) async fn ask(
     let outages: String = outages.map(|what| format!("; {}", printable(what.as_bytes()))).collect();
     // A copy that was made before stays as it was; what has none is looked at again.
     let same = || {
-        Arguments::of(request, &session.reach) == arguments
+        Arguments::of(request, &kept(rerun), &session.reach) == arguments
             && (rerun.is_some_and(|rerun| rerun.blake3.is_some())
                 || program_hash(session, request, handles, rerun) == hash)
     };
@@ -218,7 +218,8 @@ fn asked(
     let fields = fields(session, request, rerun, question, arguments, hash, profile);
     // What starts others runs whatever they are, wherever that comes from.
     let names = [Some(request.given_path()), exe.map(|exe| exe.path.clone())];
-    let launches = names.iter().flatten().any(|path| starts_others(path)) && request.skill.is_none();
+    let launches = |path: &PathBuf| runs_what_lies_there(&path.to_string_lossy());
+    let launches = names.iter().flatten().any(launches) && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
     let lasting = !free || (arguments.steady && !launches);
     Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None }
@@ -297,12 +298,8 @@ fn fields(
             ),
         );
     }
-    if let Some((changes, env)) = rerun.map(|rerun| (&rerun.changes, &rerun.start.env)) {
-        let kept = |variable: &&Bytes| {
-            let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
-            changes.kept.iter().any(|kept| kept.as_slice() == name)
-        };
-        let shown: Vec<_> = env.iter().filter(kept).map(|variable| printable(variable.as_slice())).collect();
+    if let Some(changes) = rerun.map(|rerun| &rerun.changes) {
+        let shown: Vec<_> = kept(rerun).iter().map(|variable| printable(variable.as_slice())).collect();
         add("variables kept", shown.join("\n"));
         let dropped: Vec<_> = changes.dropped.iter().map(|name| printable(name.as_slice())).collect();
         add("variables dropped", dropped.join(", "));
@@ -324,6 +321,16 @@ fn fields(
         not_ascii(&paths.chain(files).chain([line, script]).chain(functions).collect::<String>()),
     );
     fields
+}
+
+/// The variables that a rerun gets as the asker set them.
+fn kept(rerun: Option<&Rerun>) -> Vec<&Bytes> {
+    let Some(rerun) = rerun else { return Vec::new() };
+    let kept = |variable: &&Bytes| {
+        let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
+        rerun.changes.kept.iter().any(|kept| kept.as_slice() == name)
+    };
+    rerun.start.env.iter().filter(kept).collect()
 }
 
 fn shown(path: &Path) -> String {
