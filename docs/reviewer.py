@@ -6,8 +6,11 @@ import json
 import sys
 
 question = json.load(sys.stdin)
-argv = [word if isinstance(word, str) else "" for word in question["argv"]]
-words = [argv[0].rsplit("/", 1)[-1], *argv[1:]]
+# The program by its own path: argv[0] is whatever the asker wrote there.
+program = question["program"] if isinstance(question["program"], str) else ""
+words = [word if isinstance(word, str) else "" for word in question["argv"]]
+called = words[0].rsplit("/", 1)[-1]
+command = [program.rsplit("/", 1)[-1], *words[1:]]
 
 
 def answer(outcome, risk, rationale):
@@ -17,9 +20,12 @@ def answer(outcome, risk, rationale):
 
 if question["wider"] and question["agent_writable"]:
     answer("deny", "high", "the sandbox can write this program")
-if words[:2] in (["git", "fetch"], ["git", "ls-remote"]):
+if called != command[0]:
+    answer("deny", "high", "it is called by another name than its own")
+# These words alone: an option of git's, or an address, can name a program.
+if command in (["git", "fetch"], ["git", "fetch", "origin"], ["git", "ls-remote"]):
     answer("allow", "low", "it only fetches")
-if words[:2] in (["git", "push"], ["npm", "publish"], ["cargo", "publish"]):
+if command[:2] in (["git", "push"], ["npm", "publish"], ["cargo", "publish"]):
     answer("deny", "high", "people publish, agents do not")
 # No answer: a person is asked.
 sys.exit(3)

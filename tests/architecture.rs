@@ -25,7 +25,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("session", &["runner", "sandbox", "approval", "record", "policy", "profile", "flow", "sys"]),
     ("runner", &["sandbox", "profile", "flow", "sys"]),
     ("sandbox", &["profile", "flow", "sys"]),
-    ("approval", &[]),
+    ("approval", &["sys"]),
     ("record", &["flow"]),
     ("policy", &["flow"]),
     ("profile", &[]),

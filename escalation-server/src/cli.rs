@@ -57,7 +57,7 @@ struct SessionArguments {
     /// What becomes of a command that needs an approval: `deny`, or `wait:SECONDS` for an answer
     #[arg(long, value_name = "WHAT")]
     on_prompt: Option<String>,
-    /// When an approval is asked for: untrusted, on-request or never
+    /// When an approval is asked for: untrusted, on-failure, on-request or never
     #[arg(long, value_name = "POLICY")]
     approval: Option<String>,
 }

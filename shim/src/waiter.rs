@@ -22,11 +22,19 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     // Until the command has started it is not in our process group, or not yet itself: what the
     // terminal sends meanwhile is kept for it.
     let mut early = Some(0u64);
+    // Between two runs, while somebody is asked about the second, signals are this process's own.
+    let mut idle = false;
     let mut buffer = [0; wire::MAX_REASON + 64];
     loop {
         let Ok((answered, signalled)) = sys::wait_either(connection, &listener) else { gone() };
         if signalled {
             while let Some(came) = sys::next_signal(&listener) {
+                if idle {
+                    if came.signal != libc::SIGCONT {
+                        sys::suffer(came.signal);
+                    }
+                    continue;
+                }
                 continuing |= came.signal == libc::SIGCONT && came.sender != 0;
                 match &mut early {
                     _ if !sent_to_group(came) => notify(connection, came.signal, came.sender == 0, stop),
@@ -60,6 +68,15 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
             Some(Answer::Stopped { number, signal }) => {
                 stop = number;
                 sys::suffer(signal);
+            }
+            Some(Answer::Waiting { text }) => {
+                idle = true;
+                sys::complain(&[b"postern: ", text, b"\n"]);
+            }
+            // A second time, from the beginning.
+            Some(Answer::Escalate) => {
+                (stop, continuing, held, early, idle) = (0, false, None, Some(0), false);
+                let _answered = hand_over(connection, gate);
             }
             Some(Answer::Exited { code }) => sys::exit(code),
             Some(Answer::Signaled { signal }) => {

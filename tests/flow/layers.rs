@@ -78,7 +78,7 @@ fn what_nobody_may_read_stays_denied_and_rules_of_the_operator_stay() {
         world.write("ws/key.pem", "key\n");
         let rules = world.write(
             "r.rules",
-            "prefix_rule(['cat'], execution = 'unsandboxed')\nprefix_rule(['git', 'push'])\n",
+            "prefix_rule(['cat'], execution = 'unsandboxed')\nprefix_rule(['git', 'push'])\nhost_executable('git', ['/nowhere/git'])\n",
         );
         let script = format!("cat {0}; cat key.pem; /bin/cat < {0}; git push; true", secret.display());
         for sandbox in ["workspace-write", "danger-full-access"] {
@@ -121,7 +121,8 @@ fn a_projects_policy_counts_while_it_is_what_was_trusted() {
         world.write("ws/.postern/rules/q.rules", "prefix_rule(['cat'])\n");
         assert!(!trust(world, &["--accept", &hash]).0);
         std::fs::remove_file(world.workspace.join(".postern/rules/q.rules")).unwrap();
-        assert!(trust(world, &["--accept", &hash[..12]]).0);
+        assert!(!trust(world, &["--accept", &hash[..60]]).0, "the whole of it");
+        assert!(trust(world, &["--accept", &hash]).0);
         assert!(trust(world, &[]).1.contains("trusted: sessions here go by it"));
         assert_eq!(run(), "126\n1");
         // From a directory of the project too.

@@ -6,6 +6,7 @@ mod bad_input;
 mod bytes;
 mod environment;
 mod executions;
+mod failures;
 mod layers;
 mod lifecycle;
 mod machines;

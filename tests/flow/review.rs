@@ -7,7 +7,7 @@ use postern_tests::{World, eventually, finish, for_each_user, stdout, text};
 use serde_json::Value;
 
 const RULES: &str = "prefix_rule(['date'], decision = 'prompt')\nprefix_rule(['id'], decision = 'prompt')\n\
-                     prefix_rule(['git'], decision = 'prompt', execution = 'turn_default')\n";
+                     prefix_rule([['git', 'bash']], decision = 'prompt', execution = 'turn_default')\n";
 
 /// A program that answers by this script.
 fn reviewer(world: &World, name: &str, script: &str) -> PathBuf {
@@ -30,8 +30,10 @@ fn configured(
     let mut config = format!("[review]\n{chain}\n");
     for (name, answers) in programs {
         let path = reviewer(world, name, answers);
-        config
-            .push_str(&format!("[review.programs.{name}]\ncommand = ['{}']\ndeadline = 2\n", path.display()));
+        config.push_str(&format!(
+            "[review.programs.{name}]\ncommand = ['{}']\ndeadline = 60\n",
+            path.display()
+        ));
     }
     let (config, rules) = (world.write("c.toml", config), world.write("r.rules", RULES));
     let mut command = world.postern();
@@ -52,11 +54,7 @@ fn a_program_answers_and_its_outage_is_no_denial() {
         let (out, said) = run(DENY);
         assert_eq!(out, "");
         assert!(said.contains("denied by reviewer guard: not \\u{1b}[31m today; rule "), "{said}");
-        for (script, why) in [
-            ("exit 3", "it ended with status 3"),
-            ("echo yes", "its answer is none"),
-            ("sleep 60", "it did not answer in time"),
-        ] {
+        for (script, why) in [("exit 3", "it ended with status 3"), ("echo yes", "its answer is none")] {
             let (out, said) = run(script);
             assert_eq!(out, "", "{script}");
             assert!(
@@ -68,7 +66,7 @@ fn a_program_answers_and_its_outage_is_no_denial() {
         let records = world.records();
         let reviews: Vec<&Value> =
             records.iter().flat_map(|line| line["approval"]["reviews"].as_array()).flatten().collect();
-        assert_eq!(reviews.len(), 5, "{reviews:?}");
+        assert_eq!(reviews.len(), 4, "{reviews:?}");
         assert_eq!((&reviews[0]["outcome"], &reviews[0]["risk_level"]), (&"allow".into(), &"low".into()));
         assert_eq!(reviews[2]["outcome"], Value::Null);
     });
@@ -158,10 +156,11 @@ fn whoever_goes_on_after_three_denials_is_interrupted() {
         assert_eq!(out, "stopped", "{said}");
         assert!(world.records().iter().any(|line| line["event"] == "interrupted"));
         // An answer that allows ends the row.
-        let script = "trap 'print stopped; exit 3' INT; date; date; id; date; date; sleep 0.2; print on";
+        let script = "trap 'print stopped; exit 3' INT; date; date; id; date; date; print on";
         let guard = format!("grep -q '\"id\"' && {ALLOW} || {DENY}");
         let (out, said) = nobody(world, "then = ['guard']", &[("guard", &guard)], script);
         assert!(out.ends_with("on"), "{out} {said}");
+        assert_eq!(world.records().iter().filter(|line| line["event"] == "interrupted").count(), 1);
     });
 }
 
@@ -170,17 +169,31 @@ fn a_program_that_the_sandbox_could_write_answers_nothing() {
     for_each_user(|world| {
         world.write("ws/guard", format!("#!/bin/sh\n{ALLOW}\n"));
         let path = world.workspace.join("guard");
-        let config = format!(
-            "[review]\nthen = ['guard']\n[review.programs.guard]\ncommand = ['{}']\n",
-            path.display()
-        );
-        let config = world.write("c.toml", config);
-        let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", "print in"]));
-        assert!(
-            stdout(&output).is_empty() && text(&output.stderr).contains("ws/guard"),
-            "{}",
-            text(&output.stderr)
-        );
+        let good = reviewer(world, "good", ALLOW);
+        let link = world.workspace.join("link");
+        std::os::unix::fs::symlink(&good, &link).unwrap();
+        let by = reviewer(world, "by", "");
+        std::fs::write(&by, format!("#!{}\n{ALLOW}\n", path.display())).unwrap();
+        // By itself, by a link of the sandbox's, by its `#!`, and by a script among its arguments.
+        let sh = std::path::Path::new("/bin/sh");
+        for (command, named) in [
+            (vec![&*path], Some("ws/guard")),
+            (vec![&*link], Some("ws/link")),
+            (vec![&*by], Some("outside/by")),
+            (vec![sh, &*path], Some("ws/guard")),
+            (vec![&*good, sh], None),
+        ] {
+            let command: Vec<_> = command.iter().map(|path| format!("'{}'", path.display())).collect();
+            let config = format!(
+                "[review]\nthen = ['guard']\n[review.programs.guard]\ncommand = [{}]\n",
+                command.join(", ")
+            );
+            let config = world.write("c.toml", config);
+            let output = finish(world.postern().arg("--config").arg(config).args(["--", "-fc", "print in"]));
+            let said = text(&output.stderr);
+            assert_eq!(stdout(&output).is_empty(), named.is_some(), "{command:?} {said}");
+            assert!(said.contains(named.unwrap_or_default()), "{command:?} {said}");
+        }
     });
 }
 
@@ -201,10 +214,19 @@ fn the_sample_allows_what_fetches_and_denies_what_publishes() {
             "--",
             "-fc",
         ]);
-        let output = finish(command.arg("git ls-remote . > refs && print fetched; git push; git status"));
+        assert!(world.plain("git", &["remote", "add", "origin", "."]).status.success());
+        let script = "git ls-remote > refs && print fetched; git push; git status; \
+                      git fetch --upload-pack=./evil .; (exec -a git bash ls-remote)";
+        let output = finish(command.arg(script));
         let said = text(&output.stderr);
         assert_eq!(stdout(&output), "fetched", "{said}");
         assert!(said.contains("denied by reviewer sample, high risk: people publish"), "{said}");
-        assert!(said.contains("reviewer sample gave no answer: it ended with status 3"), "{said}");
+        for left in ["git status", "git fetch --upload-pack=./evil ."] {
+            let why = format!(
+                "denied: {left} (nobody is asked in this session: on_prompt is `deny`; reviewer sample gave no answer"
+            );
+            assert!(said.contains(&why), "{left}: {said}");
+        }
+        assert!(said.contains("it is called by another name than its own"), "{said}");
     });
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::desk::{Answer, Asked, Desk, Ending};
 use super::message::Choice;
@@ -65,8 +65,12 @@ pub(crate) struct Chain {
     environment: Arc<[(OsString, OsString)]>,
     in_a_row: Cell<u32>,
     in_all: Cell<u32>,
+    /// Programs that may run at once.
+    room: Semaphore,
 }
 
+/// Programs that answer for one session at once.
+const MOST_AT_ONCE: usize = 8;
 /// Denials after which whoever goes on asking is interrupted.
 const MOST_IN_A_ROW: u32 = 3;
 const MOST_IN_ALL: u32 = 10;
@@ -79,7 +83,14 @@ impl Chain {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
         let environment = environment.into_iter().collect();
-        Self { mode, approvers, environment, in_a_row: Cell::new(0), in_all: Cell::new(0) }
+        Self {
+            mode,
+            approvers,
+            environment,
+            in_a_row: Cell::new(0),
+            in_all: Cell::new(0),
+            room: Semaphore::new(MOST_AT_ONCE),
+        }
     }
 
     /// Asks whoever has to be asked. `question` is what programs get; the rest is as for [`Desk::ask`].
@@ -100,8 +111,10 @@ impl Chain {
             return Answer::nobody(Ending::Full);
         }
         let began = Instant::now();
+        let asked = Asked { counted: programs, ..asked };
         let (mut reviews, mut waits, mut asked) = (Vec::new(), Some(waits), Some(asked));
-        let (mut answer, mut denied) = (None, None);
+        // What decides, and what does where nothing else will.
+        let (mut answer, mut otherwise) = (None, None);
         for approver in &self.approvers {
             let said = match approver {
                 Approver::Person => match (asked.take(), waits.take()) {
@@ -123,28 +136,38 @@ impl Chain {
                 }
             };
             let Some(said) = said else { continue };
-            match (self.mode, said.allows()) {
-                (Mode::Then, _) | (Mode::AnyOf, true) | (Mode::AllOf, false) => {
-                    answer = Some(said);
-                    break;
+            let last = match (self.mode, said.ending) {
+                // Nobody overrules these.
+                (_, Ending::Aborted | Ending::Withdrawn) => true,
+                (Mode::Then, Ending::TimedOut | Ending::Full | Ending::Nobody) => {
+                    otherwise = Some(said);
+                    continue;
                 }
-                (Mode::AllOf, true) => answer = Some(said),
-                (Mode::AnyOf, false) => denied = Some(said),
+                (Mode::AnyOf, _) if !said.allows() => {
+                    otherwise = Some(said);
+                    continue;
+                }
+                (Mode::Then, _) | (Mode::AnyOf, _) => true,
+                (Mode::AllOf, _) => !said.allows(),
+            };
+            answer = Some(said);
+            if last {
+                break;
             }
         }
         let outage = reviews.iter().any(|review| review.outcome.is_none());
         let settled = match self.mode {
             // A vote that is missing is a person's.
             Mode::AllOf => answer.filter(|said| !outage || asked.is_none() || !said.allows()),
-            Mode::AnyOf => answer.or(denied.filter(|_| !outage || asked.is_none())),
-            Mode::Then => answer,
+            Mode::AnyOf => answer.or(otherwise.filter(|_| !outage || asked.is_none())),
+            Mode::Then => answer.or(otherwise),
         };
         let mut answer = match (settled, asked, waits) {
             (Some(settled), ..) => settled,
             (None, Some(asked), Some(waits)) => desk.ask(asked, withdrawn(), waits).await,
             _ => Answer::nobody(Ending::Nobody),
         };
-        answer.interrupts = self.counts(&reviews);
+        answer.interrupts = self.counts(&reviews, answer.allows());
         answer.reviews = reviews;
         answer.waited = began.elapsed();
         answer
@@ -163,12 +186,17 @@ impl Chain {
         let flag = Arc::clone(&withdrawal.0);
         let (program, environment, question) =
             (reviewer.clone(), Arc::clone(&self.environment), question.to_vec());
-        std::thread::spawn(move || {
+        let ask = move || {
             let _gone = done.send(program.ask(&question, &environment, &flag));
-        });
+        };
+        let answered = async {
+            let _room = self.room.acquire().await;
+            std::thread::Builder::new().spawn(ask).map_err(|error| format!("it does not start: {error}"))?;
+            answered.await.unwrap_or_else(|_| Err("it was not waited for".to_owned()))
+        };
         let said = tokio::select! {
             biased;
-            said = answered => said.unwrap_or_else(|_| Err("it was not waited for".to_owned())),
+            said = answered => said,
             () = withdrawn => return None,
         };
         let wait_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -178,17 +206,13 @@ impl Chain {
         Some(Review { by, outcome, risk_level, rationale, wait_us })
     }
 
-    /// Counts denials; whether these were too many. An outage says nothing either way.
-    fn counts(&self, reviews: &[Review]) -> bool {
-        for review in reviews {
-            match review.outcome {
-                None => {}
-                Some(Outcome::Allow) => self.in_a_row.set(0),
-                Some(Outcome::Deny) => {
-                    self.in_a_row.set(self.in_a_row.get() + 1);
-                    self.in_all.set(self.in_all.get() + 1);
-                }
-            }
+    /// Counts commands that programs denied; whether these were too many. An outage says nothing either way.
+    fn counts(&self, reviews: &[Review], allowed: bool) -> bool {
+        if allowed {
+            self.in_a_row.set(0);
+        } else if reviews.iter().any(|review| review.outcome == Some(Outcome::Deny)) {
+            self.in_a_row.set(self.in_a_row.get() + 1);
+            self.in_all.set(self.in_all.get() + 1);
         }
         let tripped = self.in_a_row.get() >= MOST_IN_A_ROW || self.in_all.get() >= MOST_IN_ALL;
         if tripped {
@@ -196,5 +220,121 @@ impl Chain {
             self.in_all.set(0);
         }
         tripped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::approval::Identity;
+
+    /// A program that answers so, a person that does, or one who does not.
+    const WHO: [&str; 3] = ["allow", "deny", "outage"];
+
+    fn approvers(text: &str) -> Vec<Approver> {
+        let program = |(at, what): (usize, &str)| {
+            let script = match what {
+                "outage" => "exit 1".to_owned(),
+                outcome => format!("echo '{{\"outcome\":\"{outcome}\"}}'"),
+            };
+            Approver::Program(Reviewer {
+                name: format!("{what}{at}"),
+                program: "/bin/sh".into(),
+                arguments: vec!["-c".to_owned(), script],
+                deadline: Duration::from_secs(60),
+            })
+        };
+        let each = text.split(' ').enumerate().map(|(at, what)| match what {
+            "person" => Approver::Person,
+            what => program((at, WHO[WHO.iter().position(|who| *who == what).unwrap()])),
+        });
+        each.collect()
+    }
+
+    /// What comes of a question; `person` is what a person answers, if one is asked.
+    fn ended(chain: &Chain, person: Result<Choice, u64>) -> (Ending, bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let patience = person.err().map_or(Duration::from_secs(60), Duration::from_millis);
+        let desk = Rc::new(Desk::new(Ok(patience), || "p".to_owned()));
+        let (asked, other) = (Rc::new(RefCell::new(false)), Rc::clone(&desk));
+        let told = Rc::clone(&asked);
+        let question = Asked {
+            identity: Identity([1; 32]),
+            summary: String::new(),
+            fields: Vec::new(),
+            lasting: true,
+            rule: None,
+            counted: false,
+        };
+        let answer = tokio::task::LocalSet::new().block_on(&runtime, async move {
+            let waits = move |_: &str| {
+                *told.borrow_mut() = true;
+                if let Ok(choice) = person {
+                    tokio::task::spawn_local(async move { other.answer("p", choice, "me") });
+                }
+            };
+            chain.ask(&desk, question, b"{}\n", std::future::pending, waits).await
+        });
+        (answer.ending, *asked.borrow())
+    }
+
+    #[test]
+    fn answers_go_together_as_they_say() {
+        use Mode::{AllOf, AnyOf, Then};
+        let (once, deny, abort) = (Ok(Choice::Once), Ok(Choice::Deny), Ok(Choice::Abort));
+        let yes = Ending::Approved(Choice::Once);
+        for (mode, who, person, ending, asked) in [
+            (Then, "allow person", deny, yes, false),
+            (Then, "deny person", once, Ending::Denied, false),
+            (Then, "outage person", once, yes, true),
+            (Then, "outage", deny, Ending::Denied, true),
+            (Then, "person allow", deny, Ending::Denied, true),
+            (Then, "person allow", abort, Ending::Aborted, true),
+            // Who does not answer does not decide.
+            (Then, "person allow", Err(1), yes, true),
+            (Then, "person outage", Err(1), Ending::TimedOut, true),
+            (AllOf, "allow person", once, yes, true),
+            (AllOf, "allow person", deny, Ending::Denied, true),
+            (AllOf, "deny person", once, Ending::Denied, false),
+            (AllOf, "outage person", once, yes, true),
+            (AllOf, "allow outage", once, yes, true),
+            (AllOf, "allow outage", Err(1), Ending::TimedOut, true),
+            (AnyOf, "person deny", once, yes, true),
+            (AnyOf, "person allow", deny, yes, true),
+            (AnyOf, "person allow", abort, Ending::Aborted, true),
+            (AnyOf, "deny deny", once, Ending::Denied, false),
+            (AnyOf, "deny outage", once, yes, true),
+            (AnyOf, "deny outage", deny, Ending::Denied, true),
+        ] {
+            let chain = Chain::new(mode, approvers(who), []);
+            assert_eq!(ended(&chain, person), (ending, asked), "{mode:?} {who} {person:?}");
+        }
+    }
+
+    #[test]
+    fn only_denials_that_hold_are_counted() {
+        let chain = Chain::new(Mode::AnyOf, approvers("deny person"), []);
+        for _ in 0..5 {
+            assert_eq!(ended(&chain, Ok(Choice::Once)).0, Ending::Approved(Choice::Once));
+        }
+        assert_eq!((chain.in_a_row.get(), chain.in_all.get()), (0, 0));
+        let review = |outcome| Review {
+            by: String::new(),
+            outcome,
+            risk_level: None,
+            rationale: String::new(),
+            wait_us: 0,
+        };
+        let (denied, outage) = ([review(Some(Outcome::Deny))], [review(None)]);
+        let trips = |reviews: &[Review], allowed| chain.counts(reviews, allowed);
+        assert!(!trips(&denied, false) && !trips(&denied, false) && !trips(&outage, false));
+        assert!(trips(&denied, false), "an outage does not end the row");
+        assert!(
+            !trips(&denied, false) && !trips(&denied, false) && !trips(&[], true) && !trips(&denied, false)
+        );
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) lasting: bool,
     /// The rule that an answer may be written as.
     pub(crate) rule: Option<String>,
+    /// Whether it counts among this minute's already.
+    pub(crate) counted: bool,
 }
 
 /// How a question ended.
@@ -232,7 +234,7 @@ impl Desk {
             }
             None if prompts >= MOST_PROMPTS => return None,
             None => {
-                if !inner.admits(since) {
+                if !asked.counted && !inner.admits(since) {
                     return None;
                 }
                 let id = (self.draw)();
@@ -427,6 +429,7 @@ mod tests {
             fields: Vec::new(),
             lasting: true,
             rule: None,
+            counted: false,
         }
     }
 

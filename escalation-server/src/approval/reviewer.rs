@@ -4,12 +4,17 @@
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::process;
 
 /// A program, and how long it may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,80 +73,87 @@ impl Reviewer {
         command.args(&self.arguments).env_clear().current_dir("/");
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
-        let child = command.spawn().map_err(|error| format!("it does not start: {error}"))?;
-        let mut running = Running(child);
-        let (input, output) = (running.0.stdin.take(), running.0.stdout.take());
+        process::unblock_signals(&mut command);
+        let failed = |error: io::Error| format!("it does not start: {error}");
+        let mut running = Running { child: command.spawn().map_err(failed)?, reaped: false };
+        let (input, output) = (running.child.stdin.take(), running.child.stdout.take());
         let question = question.to_vec();
         // One that reads nothing is no reason to wait here.
-        std::thread::spawn(move || {
-            let _unread = input.map(|mut input| input.write_all(&question));
-        });
+        let write = move || drop(input.map(|mut input| input.write_all(&question)));
+        std::thread::Builder::new().spawn(write).map_err(failed)?;
         let (said, came) = mpsc::channel();
-        std::thread::spawn(move || {
+        let read = move || {
             let mut text = Vec::new();
             let read = output.map_or(Ok(0), |output| output.take(LONGEST + 1).read_to_end(&mut text));
             let _late = said.send(read.map(|_| text));
-        });
+        };
+        std::thread::Builder::new().spawn(read).map_err(failed)?;
         let text = running.wait(deadline, withdrawn, || came.try_recv().ok())?;
         let text = text.map_err(|error: io::Error| format!("its answer cannot be read: {error}"))?;
         if text.len() as u64 > LONGEST {
             return Err(format!("its answer is longer than {LONGEST} bytes"));
         }
         // It may have closed its output, and go on.
-        let mut ended = None;
-        while ended.is_none() {
-            let child = &mut running.0;
-            ended = child.try_wait().map_err(|error| format!("it cannot be waited for: {error}"))?;
-            if ended.is_none() {
-                running.tick(deadline, withdrawn)?;
-            }
-        }
-        match ended.map(|status| (status.code(), status.signal())) {
-            Some((Some(0), _)) => parse(&text),
-            Some((Some(code), _)) => Err(format!("it ended with status {code}")),
-            Some((_, signal)) => Err(format!("it died of signal {}", signal.unwrap_or_default())),
-            None => Err("it did not end".to_owned()),
+        running.wait(deadline, withdrawn, || running.has_ended().then_some(()))?;
+        let status = running.reap().map_err(|error| format!("it cannot be waited for: {error}"))?;
+        match (status.code(), status.signal()) {
+            (Some(0), _) => parse(&text),
+            (Some(code), _) => Err(format!("it ended with status {code}")),
+            (_, signal) => Err(format!("it died of signal {}", signal.unwrap_or_default())),
         }
     }
 }
 
-/// Killed with its group when dropped, and reaped.
-struct Running(Child);
+/// A program with its process group, which is killed before it is reaped: until then the number is its own.
+struct Running {
+    child: Child,
+    reaped: bool,
+}
 
 impl Running {
+    /// Waits for something, until the deadline or nobody wants to know any more.
     fn wait<T>(
         &self,
         deadline: Instant,
         withdrawn: &AtomicBool,
         mut done: impl FnMut() -> Option<T>,
     ) -> Result<T, String> {
+        const TICK: Duration = Duration::from_millis(5);
         loop {
             if let Some(done) = done() {
                 return Ok(done);
             }
-            self.tick(deadline, withdrawn)?;
+            if withdrawn.load(Ordering::Relaxed) {
+                return Err("nobody waits for its answer any more".to_owned());
+            }
+            if Instant::now() >= deadline {
+                return Err("it did not answer in time".to_owned());
+            }
+            std::thread::sleep(TICK);
         }
     }
 
-    fn tick(&self, deadline: Instant, withdrawn: &AtomicBool) -> Result<(), String> {
-        const TICK: Duration = Duration::from_millis(5);
-        if withdrawn.load(Ordering::Relaxed) {
-            return Err("nobody waits for its answer any more".to_owned());
-        }
-        if Instant::now() >= deadline {
-            return Err("it did not answer in time".to_owned());
-        }
-        std::thread::sleep(TICK);
-        Ok(())
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        !matches!(waitid(Id::Pid(self.group()), flags), Ok(WaitStatus::StillAlive))
+    }
+
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        let _gone = killpg(self.group(), Signal::SIGKILL);
+        self.reaped = true;
+        self.child.wait()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Not reaped yet, so that the number is still its own; a group that is left is without it.
-        let group = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        let _gone = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        let _reaped = self.0.wait();
+        if !self.reaped {
+            let _status = self.reap();
+        }
     }
 }
 
@@ -211,7 +223,7 @@ mod tests {
         for script in
             ["sleep 60 & echo $! > PID; wait", "sleep 60 > /dev/null & echo $! > PID; exec >&-; wait"]
         {
-            let error = ask(&script.replace("PID", &pid.display().to_string()), 300).unwrap_err();
+            let error = ask(&script.replace("PID", &pid.display().to_string()), 2000).unwrap_err();
             assert_eq!(error, "it did not answer in time");
             let sleeper: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
             let left = |pid: i32| {
@@ -223,6 +235,16 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+    }
+
+    #[test]
+    fn signals_end_what_it_starts() {
+        // As in a server, which reads these as messages.
+        let blocked = nix::sys::signal::SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+        blocked.thread_block().unwrap();
+        let script = "sleep 60 & kill -TERM $!; wait $!; [ $? = 143 ] && echo '{\"outcome\":\"allow\"}'";
+        assert!(ask(script, 20_000).is_ok());
+        blocked.thread_unblock().unwrap();
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub(crate) enum Source {
     Rule(RuleSource),
     /// It is a skill's script.
     Skill(Skill),
+    /// It failed inside the sandbox, so, safe to print.
+    Failure {
+        how: String,
+    },
     /// No rule matched; what was made of it, safe to print but for what the user said.
     Heuristic {
         why: String,

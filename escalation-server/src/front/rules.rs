@@ -23,7 +23,7 @@ pub(crate) fn check(rules: &[PathBuf], command: &[OsString]) -> Result<String, C
         .map(|hit| {
             let mut one = Map::new();
             one.insert("matchedPrefix".to_owned(), json!(hit.prefix));
-            one.insert("decision".to_owned(), json!(hit.decision));
+            one.insert("decision".to_owned(), json!(hit.verdict.name()));
             if let Some(program) = &hit.resolved_program {
                 one.insert("resolvedProgram".to_owned(), json!(program));
             }
@@ -58,8 +58,7 @@ pub(crate) fn add(
     let verdict = Verdict::named(decision).ok_or_else(|| format!("there is no decision `{decision}`"))?;
     let execution = execution.map(|name| Execution::parse(&name));
     let amendment = Amendment { pattern: words, verdict, execution, justification };
-    let (place, new) = add_rule(file, &amendment)?;
-    let line = amendment.line()?;
+    let (line, place, new) = add_rule(file, &amendment)?;
     let said = if new { "" } else { "is there already: " };
     Ok(printable(format!("{place}  {said}{line}").as_bytes()) + "\n")
 }
@@ -103,7 +102,7 @@ fn matched(rules: &[PathBuf], command: &[OsString]) -> Result<Vec<Matched>, Conf
 
 /// The strictest.
 fn decision(matched: &[Matched]) -> Option<&'static str> {
-    matched.iter().max_by_key(|hit| hit.rank).map(|hit| hit.decision)
+    matched.iter().map(|hit| hit.verdict).max().map(Verdict::name)
 }
 
 fn line(rule: &Written) -> String {

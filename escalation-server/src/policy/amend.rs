@@ -4,7 +4,7 @@ use std::path::Path;
 
 use postern_shim::wire::Bytes;
 
-use super::heuristics::{inner, starts_at, starts_others};
+use super::heuristics::{hides, inner, starts_at, starts_others};
 use crate::flow::{Execution, Verdict};
 
 /// A rule about these first words, to be written to a file.
@@ -58,18 +58,30 @@ fn quoted(text: &str) -> String {
 }
 
 /// Whether words name a program that runs what it is told, and not what that is to be: an interpreter or
-/// a launcher alone, or with nothing but options.
+/// a launcher alone, or with an option, whose value may be anything.
 fn is_bare(words: &[String]) -> bool {
+    // Whatever comes after their words can be a command.
+    const ALWAYS: [&str; 12] =
+        ["ssh", "find", "parallel", "gdb", "lldb", "vi", "vim", "nvim", "ex", "emacs", "man", "su"];
+    // Of interpreters, options whose value is the whole program.
+    const INLINE: [&str; 3] = ["-c", "-e", "-r"];
     let Some((program, rest)) = words.split_first() else { return true };
     let name = program.rsplit('/').next().unwrap_or_default();
     let argv: Vec<Bytes> = words.iter().map(|word| Bytes(word.clone().into_bytes())).collect();
     let others: Vec<&str> = rest.iter().map(String::as_str).collect();
+    if ALWAYS.contains(&name) || hides(&argv, Path::new(program)) {
+        return true;
+    }
     if starts_at(name, &others).is_some() {
         // `sudo -u root`, `timeout 5`: nothing is left that it would start.
         let started = inner(&argv, Path::new(program)).map_or(0, <[Bytes]>::len);
         return started == 0 || is_bare(words.get(words.len() - started..).unwrap_or_default());
     }
-    runs_what_lies_there(program) && rest.iter().all(|word| word.starts_with('-'))
+    match others.as_slice() {
+        [option, _, ..] if INLINE.contains(option) && starts_others(Path::new(program)) => false,
+        [word, ..] if !word.starts_with('-') => false,
+        _ => runs_what_lies_there(program),
+    }
 }
 
 /// Whether a program runs what its input, its arguments or its directory says.
@@ -172,6 +184,13 @@ mod tests {
             "env -i",
             "sudo",
             "sudo -u root",
+            "git -C .",
+            "git -c x=y push",
+            "python3 -W ignore",
+            "bash -o pipefail",
+            "env -S cat",
+            "ssh host",
+            "find .",
             "sudo -n bash -c",
             "nice -n 3",
             "timeout 5",

@@ -162,6 +162,10 @@ fn unmatched(subject: &Subject<'_>, stance: &Stance, hidden: bool) -> Judgement 
         (Look::Dangerous, policy) if stance.unrestricted && *policy != ApprovalPolicy::Never => {
             said(Verdict::Prompt, "it removes without a question, and there is no sandbox", None)
         }
+        // To be seen failing it has to run as a command of its own.
+        (_, ApprovalPolicy::OnFailure) if !stance.unrestricted => {
+            said(Verdict::Allow, "no rule matches", Some(Execution::TurnDefault))
+        }
         (_, ApprovalPolicy::Untrusted) => {
             said(Verdict::Prompt, "no rule allows it, and the approval policy is untrusted", None)
         }
@@ -233,7 +237,8 @@ fn collect<'a>(policy: &'a Policy, subject: &Subject<'a>, found: &mut Vec<Looked
         let mut collect = |program: &str, bare: bool| {
             for rule in policy.about(program) {
                 let hosts = policy.host(program).filter(|_| bare);
-                let listed = hosts.is_none_or(|paths| paths.iter().any(|path| *path == whole));
+                let listed =
+                    rule.anywhere || hosts.is_none_or(|paths| paths.iter().any(|path| *path == whole));
                 let trusted = speaks && (!bare || hosts.is_some() || !subject.agent_writable);
                 let counts = if !rest_matches(rule, subject.argv) {
                     Counts::OtherWords

@@ -235,6 +235,7 @@ fn builtins(builder: &mut GlobalsBuilder) {
             justification,
             allowed: Allowed { execution: execution.map(Execution::parse), env_keep },
             audit: audit.unwrap_or(false),
+            anywhere: false,
             file,
             line,
         };

@@ -7,6 +7,8 @@ use crate::flow::Execution;
 pub(crate) enum ApprovalPolicy {
     /// About everything that no rule allows and that is not known to be harmless.
     Untrusted,
+    /// About what has failed in the sandbox: whether it may run once more without one.
+    OnFailure,
     /// About what asks to leave the sandbox.
     #[default]
     OnRequest,
@@ -38,6 +40,7 @@ impl ApprovalPolicy {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
+            Self::OnFailure => "on-failure",
             Self::OnRequest => "on-request",
             Self::Never => "never",
             Self::Granular(_) => "granular",
@@ -90,6 +93,7 @@ pub(crate) struct Requested {
 impl Stance {
     /// Whether it matters which program a command is that no rule is about.
     pub(crate) fn looks(&self) -> bool {
-        self.unrestricted || self.requested.is_some() || self.policy == ApprovalPolicy::Untrusted
+        let known = matches!(self.policy, ApprovalPolicy::Untrusted | ApprovalPolicy::OnFailure);
+        self.unrestricted || self.requested.is_some() || known
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn decided(
         Source::Rule(rule) => {
             json!({ "file": rule.file, "line": rule.line, "justification": rule.justification })
         }
-        Source::Skill(_) | Source::Heuristic { .. } => Value::Null,
+        Source::Skill(_) | Source::Failure { .. } | Source::Heuristic { .. } => Value::Null,
     };
     let skill = match &judgement.source {
         Source::Skill(skill) => {
@@ -125,6 +125,7 @@ pub(crate) fn decided(
             "source": match &judgement.source {
                 Source::Rule(_) => "rule",
                 Source::Skill(_) => "skill",
+                Source::Failure { .. } => "failure",
                 Source::Heuristic { .. } => "heuristic",
             },
             "rule": rule,

@@ -10,4 +10,4 @@ mod writer;
 pub(crate) use format::{decided, shell_arguments};
 pub(crate) use reader::{Filter, Line, Reader};
 pub(crate) use store::StoreError;
-pub(crate) use writer::Recorder;
+pub(crate) use writer::{Recorder, Ticket};

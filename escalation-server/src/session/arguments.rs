@@ -26,19 +26,23 @@ pub(super) struct Arguments {
     pub(super) files: Vec<Written>,
     /// Whether none leads to anything that the sandbox could change, or make.
     pub(super) steady: bool,
+    /// Whether every word was looked at.
+    pub(super) complete: bool,
 }
 
 /// Bytes that are hashed for one command, and files that are.
 const MOST_BYTES: u64 = 32 << 20;
 const MOST_FILES: usize = 256;
 /// Words that are looked at.
-const MOST_WORDS: usize = 4096;
+const MOST_WORDS: usize = 1 << 16;
 
 impl Arguments {
     /// `kept` are variables that the command gets as its asker set them.
     pub(super) fn of(request: &Request, kept: &[&Bytes], reach: &Reach) -> Self {
-        let mut found = Self { files: Vec::new(), steady: true };
-        let Some(cwd) = &request.attested.cwd else { return Self { steady: false, ..found } };
+        let mut found = Self { files: Vec::new(), steady: true, complete: true };
+        let Some(cwd) = &request.attested.cwd else {
+            return Self { steady: false, complete: false, ..found };
+        };
         let mut left = MOST_BYTES;
         let words = request.argv.iter().skip(1).chain(kept.iter().copied());
         let mut looked = 0;
@@ -47,7 +51,7 @@ impl Arguments {
             for text in [word].into_iter().chain(pieces(word)).filter(|text| !text.is_empty()) {
                 looked += 1;
                 if looked > MOST_WORDS {
-                    return Self { steady: false, ..found };
+                    return Self { steady: false, complete: false, ..found };
                 }
                 found.look(&cwd.path.join(OsStr::from_bytes(text)), text, reach, &mut left);
             }

@@ -145,14 +145,12 @@ pub(super) fn approval(name: &str, place: String) -> Result<ApprovalPolicy, Conf
         "untrusted" => Ok(ApprovalPolicy::Untrusted),
         "on-request" => Ok(ApprovalPolicy::OnRequest),
         "never" => Ok(ApprovalPolicy::Never),
-        "on-failure" => Err(ConfigError::Value {
-            place,
-            what: "this version does not run a command that failed again; expected untrusted, on-request or never"
-                .to_owned(),
-        }),
+        "on-failure" => Ok(ApprovalPolicy::OnFailure),
         other => Err(ConfigError::Value {
             place,
-            what: format!("expected untrusted, on-request, never or {{ granular = {{ … }} }}, got `{other}`"),
+            what: format!(
+                "expected untrusted, on-failure, on-request, never or {{ granular = {{ … }} }}, got `{other}`"
+            ),
         }),
     }
 }

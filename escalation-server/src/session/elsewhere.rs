@@ -37,7 +37,15 @@ const PASSED_ON: [i32; 18] = [
     libc::SIGPWR,
 ];
 
-/// Runs a command elsewhere, to its end.
+/// How a command ended, and what is left to be answered.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    /// None where its waiter has been told.
+    pub(super) answer: Option<Answer<'static>>,
+}
+
+/// Runs a command elsewhere, to its end, which its waiter is still to be told.
 pub(super) async fn run(
     session: &Session,
     id: u64,
@@ -45,14 +53,14 @@ pub(super) async fn run(
     handles: &Handles,
     asker: &Asker,
     began: Instant,
-) -> Outcome {
+) -> Ended {
     let followed = match order(session, id, rerun, handles, asker).await {
         Ok(command) => follow(session, id, command, handles, asker, began).await,
         Err(what) => Err(what),
     };
     followed.unwrap_or_else(|what| {
         asker.deny(&what);
-        Outcome::new(Status::Lost, micros(began))
+        Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
     })
 }
 
@@ -91,7 +99,7 @@ async fn follow(
     handles: &Handles,
     asker: &Asker,
     began: Instant,
-) -> Result<Outcome, String> {
+) -> Result<Ended, String> {
     let mut fds = Vec::new();
     let mut stops = 0;
     let mut started = false;
@@ -107,8 +115,8 @@ async fn follow(
                     asker.answer(Answer::Started);
                 }
                 Some(Report::Refused { errno, .. }) => {
-                    asker.answer(Answer::Refused { errno });
-                    return Ok(Outcome::new(Status::Refused(errno), micros(began)));
+                    let outcome = Outcome::new(Status::Refused(errno), micros(began));
+                    return Ok(Ended { outcome, answer: Some(Answer::Refused { errno }) });
                 }
                 Some(Report::Failed { what, .. }) => return Err(what),
                 Some(Report::Stopped { number, signal, .. }) => {
@@ -125,18 +133,19 @@ async fn follow(
                 Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
                     session.live.borrow_mut().remove(&id);
                     let change = process::change(status);
-                    match change {
-                        Some(Change::Exited(code)) => asker.answer(Answer::Exited { code }),
-                        Some(Change::Signaled(signal)) => asker.answer(Answer::Signaled { signal }),
-                        _ => {}
-                    }
-                    return Ok(Outcome {
+                    let answer = match change {
+                        Some(Change::Exited(code)) => Some(Answer::Exited { code }),
+                        Some(Change::Signaled(signal)) => Some(Answer::Signaled { signal }),
+                        _ => None,
+                    };
+                    let outcome = Outcome {
                         user_us: Some(user_us),
                         sys_us: Some(sys_us),
                         maxrss_kb: Some(maxrss_kb),
                         fds,
                         ..Outcome::new(ended_as(change), micros(began))
-                    });
+                    };
+                    return Ok(Ended { outcome, answer });
                 }
                 // About the session, not this command.
                 Some(

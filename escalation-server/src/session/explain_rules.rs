@@ -83,7 +83,7 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
     let judgement = policy::judge(&config.policy, &subject, &config.default_execution, &prepared.stance());
     let wins = |rule: &Rule| match &judgement.source {
         Source::Rule(source) => source.file == rule.file && source.line == rule.line,
-        Source::Skill(_) | Source::Heuristic { .. } => false,
+        Source::Skill(_) | Source::Failure { .. } | Source::Heuristic { .. } => false,
     };
     let rules = policy::consider(&config.policy, &subject)
         .into_iter()
@@ -115,6 +115,9 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
             format!("it runs {execution}: {reason}")
         }
         Settled::Asks(Question { execution, why, .. }) => match config.patience {
+            None if config.review.programs().next().is_some() => {
+                format!("reviewers are asked, and with a yes it runs {}: {why}", place(execution))
+            }
             Some(_) => format!("it waits for an approval, and with a yes runs {}: {why}", place(execution)),
             None => format!("it is denied: nobody is asked (on_prompt is `deny`): {why}"),
         },

@@ -323,7 +323,7 @@ fn named_interpreter(head: &[u8]) -> Option<PathBuf> {
 
 /// The program that the kernel finds at an interpreter's path, if nothing on the way there can be
 /// changed by a sandbox; nor on the way from there, where it is a script itself.
-fn interpreter(named: &Path, reach: &Reach) -> Option<PathBuf> {
+pub(super) fn interpreter(named: &Path, reach: &Reach) -> Option<PathBuf> {
     const DEEPEST: usize = 5; // as the kernel goes
     let mut named = named.to_path_buf();
     for _ in 0..DEEPEST {

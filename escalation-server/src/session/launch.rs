@@ -11,7 +11,9 @@ use postern_shim::wire::Bytes;
 
 use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
+use super::intake;
 use super::server::{self, Setup};
+use crate::approval::Reviewer;
 use crate::flow::{Execution, Verdict};
 use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
@@ -168,9 +170,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
-    let programs = config.review.programs().map(|reviewer| &reviewer.program);
-    if let Some(path) = programs.into_iter().find(|path| reach.could_change(&real(path))) {
-        return Err(LaunchError::Source(path.clone()));
+    if let Some(path) = config.review.programs().find_map(|program| writable(program, &reach)) {
+        return Err(LaunchError::Source(path));
     }
     if let Some(rule) = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow) {
         let open = [&turn].into_iter().chain(granted(&config).filter_map(|name| named.get(name)));
@@ -382,6 +383,16 @@ fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<St
     }
     let profiles = granted(config).filter_map(|name| named.get(name));
     Reach::of(profiles.chain([turn]))
+}
+
+/// What of a reviewer a sandbox could make another: its program, what interprets that, a file among its
+/// arguments, or a link on the way to one.
+fn writable(reviewer: &Reviewer, reach: &Reach) -> Option<PathBuf> {
+    if intake::interpreter(&reviewer.program, reach).is_none() {
+        return Some(reviewer.program.clone());
+    }
+    let arguments = reviewer.arguments.iter().map(|text| Path::new("/").join(text));
+    arguments.filter(|path| path.exists()).find(|path| intake::leads(path, reach).is_none())
 }
 
 /// A path without symlinks as far as it exists.

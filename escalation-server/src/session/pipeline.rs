@@ -8,14 +8,18 @@ use postern_shim::wire::Answer;
 use serde_json::json;
 
 use super::asker::Asker;
-use super::intake::{self, Incoming};
+use super::elsewhere::Ended;
+use super::intake::{self, Handles, Incoming};
 use super::server::Session;
 use super::settle::{Facts, Settled, is_wider, named, settle};
 use super::{elsewhere, prompt, rerun};
 use crate::flow::text::printable;
-use crate::flow::{ContextId, Decision, EnvironmentChanges, Outcome, Request, Status};
-use crate::policy::{Subject, judge};
-use crate::record;
+use crate::flow::{
+    Allowed, ContextId, Decision, EnvironmentChanges, Execution, Judgement, Outcome, Request, Source, Status,
+    Verdict,
+};
+use crate::policy::{ApprovalPolicy, Subject, judge};
+use crate::record::{self, Ticket};
 use crate::sys::{process, socket};
 
 /// Serves one connection.
@@ -38,15 +42,63 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     let policy = session.policy();
     let judgement = judge(&policy, &subject, &session.default_execution, &session.stance);
 
-    let context_profile = session.profile_of(context);
+    let tried = attempt(session, &mut request, &handles, &asker, &judgement, began).await;
+    let (ticket, went) = match tried {
+        Ok(tried) => tried,
+        Err(what) => return asker.deny(&what),
+    };
+    match went {
+        Went::InPlace => {
+            let peer = handles.into_peer();
+            drop((asker, request));
+            ticket.finished(&ran_in_place(peer, began).await);
+        }
+        Went::Elsewhere(ended) => {
+            let failed = failure(session, &judgement, &ended.outcome);
+            if failed.is_none() {
+                ended.answer.into_iter().for_each(|answer| asker.answer(answer));
+            }
+            ticket.finished(&ended.outcome);
+            if let Some(how) = failed {
+                let second = again(session, &mut request, &handles, &asker, how).await;
+                let answer = second.map_or(ended.answer, |second| second.answer);
+                answer.into_iter().for_each(|answer| asker.answer(answer));
+            }
+        }
+        Went::Denied(reason) => {
+            asker.deny(&reason);
+            ticket.finished(&refused(began));
+        }
+    }
+}
+
+/// What became of a judgement.
+enum Went {
+    InPlace,
+    Elsewhere(Ended),
+    Denied(String),
+}
+
+/// Settles, asks, records and carries out.
+///
+/// # Errors
+/// If nothing can be recorded: nothing ran.
+async fn attempt(
+    session: &Session,
+    request: &mut Request,
+    handles: &Handles,
+    asker: &Asker,
+    judgement: &Judgement,
+    began: Instant,
+) -> Result<(Ticket, Went), String> {
+    let context_profile = session.profile_of(request.context);
     let denies = session.turn_denies();
     let named = named(&session.named, judgement.allowed.execution.as_ref(), denies);
     let turn = session.profile_of(ContextId::TURN);
     let facts = Facts { asker: &context_profile, turn: &turn, named, denies, policy: &session.stance.policy };
-    let settled = settle(&request, &judgement, facts);
-    if let Err(error) = session.recorder.works() {
-        return asker.deny(&format!("{}: {error}", printable(request.path.as_slice())));
-    }
+    let settled = settle(request, judgement, facts);
+    let unrecorded = |error| format!("{}: {error}", printable(request.path.as_slice()));
+    session.recorder.works().map_err(unrecorded)?;
     let execution = match &settled {
         Settled::Decided(Decision::Escalate { execution, .. }) => Some(execution),
         Settled::Decided(_) => None,
@@ -57,18 +109,22 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     let mut stands = Ok(());
     if let Some(execution) = execution {
         let wider = is_wider(execution, facts);
-        match rerun::prepare(session, &request, &handles, execution, &judgement, wider) {
+        match rerun::prepare(session, request, handles, execution, judgement, wider) {
             Ok(ready) => rerun = Some(ready),
             Err(why) => stands = Err(why),
         }
     }
     let decided_us = micros(began);
     let (decision, approval) = match (stands, settled) {
+        // No rule wants it to be a command of its own.
+        (Err(reason), Settled::Decided(_)) if matches!(judgement.source, Source::Heuristic { .. }) => {
+            (Decision::Run { reason }, None)
+        }
         (Err(reason), _) => (Decision::Deny { reason }, None),
         (Ok(()), Settled::Decided(decision)) => (decision, None),
         (Ok(()), Settled::Asks(question)) => {
             let (decision, approval) =
-                prompt::ask(session, &request, &handles, &judgement, rerun.as_ref(), &question, &asker).await;
+                prompt::ask(session, request, handles, judgement, rerun.as_ref(), &question, asker).await;
             (decision, Some(approval))
         }
     };
@@ -86,36 +142,88 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     if let (Some(exe), Some(rerun)) = (&mut request.attested.exe, &rerun) {
         exe.blake3.clone_from(&rerun.blake3);
     }
-    let mut body = body(session, &request, &judgement, &decision, &changes, decided_us);
+    let mut body = body(session, request, judgement, &decision, &changes, decided_us);
     body["approval"] = approval.unwrap_or_default();
-    let ticket = match session.recorder.decided(&body, rerun.is_some()) {
-        Ok(ticket) => ticket,
-        Err(error) => return asker.deny(&format!("{}: {error}", printable(request.path.as_slice()))),
-    };
+    let ticket = session.recorder.decided(&body, rerun.is_some());
+    let ticket = ticket.map_err(|error| format!("{}: {error}", printable(request.path.as_slice())))?;
+    drop(body);
 
-    let outcome = match (decision, rerun) {
-        (Decision::Run { .. }, _) => {
-            let peer = handles.into_peer();
-            drop((asker, request, body));
-            ran_in_place(peer, began).await
-        }
+    let went = match (decision, rerun) {
+        (Decision::Run { .. }, _) => Went::InPlace,
         (Decision::Escalate { .. }, Some(rerun)) => {
             let id = ticket.seq().and_then(|seq| u64::try_from(seq).ok()).unwrap_or(u64::MAX);
-            elsewhere::run(session, id, rerun, &handles, &asker, began).await
+            Went::Elsewhere(elsewhere::run(session, id, rerun, handles, asker, began).await)
         }
-        (Decision::Escalate { reason, .. } | Decision::Deny { reason }, _) => {
-            asker.deny(&reason);
-            Outcome::new(Status::Refused(libc::EACCES), micros(began))
-        }
+        (Decision::Escalate { reason, .. } | Decision::Deny { reason }, _) => Went::Denied(reason),
     };
+    Ok((ticket, went))
+}
 
-    ticket.finished(&outcome);
+/// How a command failed that was watched for it, safe to print. Its status is all that there is: what a
+/// program prints, it may print to be let out.
+fn failure(session: &Session, judgement: &Judgement, outcome: &Outcome) -> Option<String> {
+    const DENIED: i32 = 126;
+    const NOT_FOUND: i32 = 127;
+    let watched = session.stance.policy == ApprovalPolicy::OnFailure
+        && matches!(judgement.source, Source::Heuristic { .. });
+    match outcome.status {
+        Status::Exited(code) if watched && !matches!(code, 0 | DENIED | NOT_FOUND) => {
+            Some(format!("it ended with status {code} inside the sandbox, and would run a second time"))
+        }
+        Status::Signaled(libc::SIGSYS) if watched => {
+            Some("it made a system call that the sandbox refuses, and would run a second time".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Runs a command once more, without the sandbox, if somebody says so; none if it did not run.
+async fn again(
+    session: &Session,
+    request: &mut Request,
+    handles: &Handles,
+    asker: &Asker,
+    how: String,
+) -> Option<Ended> {
+    let key = format!("{:?} {:?} {:?}", request.path, request.argv, request.attested.cwd);
+    // Somebody has said so once.
+    if session.declined.borrow().contains(&key) {
+        return None;
+    }
+    let judgement = Judgement {
+        verdict: Verdict::Prompt,
+        source: Source::Failure { how },
+        allowed: Allowed { execution: Some(Execution::Unsandboxed), env_keep: Vec::new() },
+        matched: Vec::new(),
+        audit: false,
+    };
+    let began = Instant::now();
+    let (ticket, went) = attempt(session, request, handles, asker, &judgement, began).await.ok()?;
+    match went {
+        Went::Elsewhere(ended) => {
+            ticket.finished(&ended.outcome);
+            Some(ended)
+        }
+        Went::Denied(_) | Went::InPlace => {
+            ticket.finished(&refused(began));
+            const MOST: usize = 1024;
+            let mut declined = session.declined.borrow_mut();
+            if declined.len() < MOST {
+                declined.insert(key);
+            }
+            None
+        }
+    }
+}
+
+fn refused(began: Instant) -> Outcome {
+    Outcome::new(Status::Refused(libc::EACCES), micros(began))
 }
 
 fn body(
     session: &Session,
     request: &Request,
-    judgement: &crate::flow::Judgement,
+    judgement: &Judgement,
     decision: &Decision,
     changes: &EnvironmentChanges,
     decide_us: u64,

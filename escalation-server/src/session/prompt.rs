@@ -40,7 +40,7 @@ pub(super) async fn ask(
     }
     if let Some((line, file)) = asked.rule.as_ref().zip(session.amended.as_ref()) {
         let text = format!(
-            "with `rule` this is written to {}, for good:\n{}",
+            "with `rule` every command that begins so is allowed, for good; written to {}:\n{}",
             shown(file),
             printable(line.as_bytes())
         );
@@ -48,6 +48,9 @@ pub(super) async fn ask(
     }
     let what = asked.summary.clone();
     let deny = |why: &str| Decision::Deny { reason: format!("{what} ({why}; {})", question.why) };
+    if question.wider && !arguments.complete {
+        return (deny("not every file that its arguments name can be looked at"), Value::Null);
+    }
     if let Some(path) = arguments.unwatchable().filter(|_| question.wider) {
         let why = format!(
             "it names {}, which the sandbox can write and which is too much to be watched",
@@ -117,11 +120,12 @@ fn approval(answer: &Answer) -> Value {
     body
 }
 
-/// The rule that would have made this question unnecessary: about these very words, or about the first
-/// ones if the turn has asked for that. None where it would not, or would give more than a yes does.
+/// The rule that would have made this question unnecessary: about commands that begin with these words, or
+/// with fewer if the turn has asked for that. None where it would not, or would give more than a yes does.
 fn rule(session: &Session, request: &Request, judgement: &Judgement, question: &Question) -> Option<String> {
     session.amended.as_ref()?;
-    if !matches!(judgement.source, Source::Heuristic { .. }) || request.context != ContextId::TURN {
+    let unruled = matches!(judgement.source, Source::Heuristic { .. } | Source::Failure { .. });
+    if !unruled || request.context != ContextId::TURN {
         return None;
     }
     let execution = match &question.execution {
@@ -222,7 +226,7 @@ fn asked(
     let launches = names.iter().flatten().any(launches) && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
     let lasting = !free || (arguments.steady && !launches);
-    Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None }
+    Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None, counted: false }
 }
 
 /// The name of the field that says what a yes gives.

@@ -240,7 +240,7 @@ fn parse(path: &Path, text: &str, home: &Path) -> Result<Requirements, ConfigErr
         found.denied.push(Entry { place, access: Access::None });
     }
     for rule in parsed.rules.prefix_rules {
-        let line = text.get(..rule.span().start).unwrap_or_default().lines().count().max(1);
+        let line = text.get(..rule.span().start).unwrap_or_default().matches('\n').count() + 1;
         found.rules.push(self::rule(rule.into_inner(), path, line)?);
     }
     Ok(found)
@@ -269,7 +269,16 @@ fn rule(rule: PrefixRule, path: &Path, line: usize) -> Result<Rule, ConfigError>
         return Err(wrong("justification: expected text, got a blank"));
     }
     let (justification, allowed) = (rule.justification, Allowed::default());
-    Ok(Rule { pattern, verdict, justification, allowed, audit: false, file: file.clone(), line })
+    Ok(Rule {
+        pattern,
+        verdict,
+        justification,
+        allowed,
+        audit: false,
+        anywhere: true,
+        file: file.clone(),
+        line,
+    })
 }
 
 #[cfg(test)]
@@ -330,6 +339,8 @@ mod tests {
         requirements.restrict(&mut policy);
         let rule = &policy.rules()[0];
         assert_eq!((rule.verdict, rule.line, rule.pattern[1].len()), (Verdict::Forbidden, 3, 2));
+        let text = "\n[[rules.prefix_rules]]\npattern = [{ token = 'x' }]\ndecision = 'prompt'\n";
+        assert_eq!(read(text).unwrap().rules[0].line, 2);
     }
 
     #[test]

@@ -170,6 +170,7 @@ pub(super) fn prepare(
         approval: match &judgement.source {
             Source::Rule(rule) => format!("{}:{}", rule.file, rule.line),
             Source::Skill(skill) => format!("skill:{}", skill.directory.display()),
+            Source::Failure { .. } => "failed".to_owned(),
             Source::Heuristic { .. } => "requested".to_owned(),
         },
         image,

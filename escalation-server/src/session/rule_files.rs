@@ -101,9 +101,8 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
     // What a link leads to is changed, not the link.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let directory = path.parent().unwrap_or(Path::new("."));
-    let lock = File::open(directory).map_err(failed)?;
-    let lock =
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| failed(io::Error::from(error)))?;
+    let directories = directories().map_err(|error| error.to_string())?;
+    let _lock = lock(&directories).map_err(failed)?;
     let (text, mode) = match std::fs::read_to_string(&path) {
         Ok(text) => (text, path.metadata().map_err(failed)?.permissions().mode() & 0o7777),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 0o600),
@@ -113,8 +112,7 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
     if changed == text {
         return Ok(());
     }
-    let home = directories().map_err(|error| error.to_string())?.home;
-    policy::load(&home.to_string_lossy(), [(&*path.to_string_lossy(), &*changed)])
+    policy::load(&directories.home.to_string_lossy(), [(&*path.to_string_lossy(), &*changed)])
         .map_err(|error| format!("nothing was written: {error}"))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = directory.join(format!(".{name}.{}", std::process::id()));
@@ -124,7 +122,7 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
         file.set_permissions(PermissionsExt::from_mode(mode))?;
         file.sync_all()?;
         std::fs::rename(&new, &path)?;
-        lock.sync_all()
+        File::open(directory)?.sync_all()
     };
     write().map_err(|error| {
         let _none = std::fs::remove_file(&new);
@@ -132,14 +130,42 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
     })
 }
 
-/// Writes a rule to a file, or to the user's own: its place, and whether it is new.
+/// What writers wait for, where no sandbox can hold it; not for ever.
+fn lock(directories: &Directories) -> io::Result<Flock<File>> {
+    const TRIES: u32 = 50;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+    directories.make_state()?;
+    let path = directories.state.join("rules.lock");
+    let mut file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    for _ in 0..TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((same, _)) => file = same,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(io::Error::other("somebody else is writing rules: try again"))
+}
+
+/// Writes a rule to a file, or to the user's own: the line, its place, and whether it is new.
 ///
 /// # Errors
-/// As for [`Amendment::line`] and for writing the file.
-pub(crate) fn add_rule(file: Option<PathBuf>, amendment: &Amendment) -> Result<(String, bool), String> {
+/// As for [`Amendment::line`] and for writing the file, and if no session would know the execution.
+pub(crate) fn add_rule(
+    file: Option<PathBuf>,
+    amendment: &Amendment,
+) -> Result<(String, String, bool), String> {
+    if let Some(Execution::Permissions(name)) = amendment.execution.as_ref().filter(|_| file.is_none()) {
+        let directories = directories().map_err(|error| error.to_string())?;
+        let config = config::load(&Options::default(), &directories).map_err(|error| error.to_string())?;
+        if !config.named.contains_key(name) {
+            return Err(format!("--execution: there is no profile `{name}`"));
+        }
+    }
     let path = named(file)?;
-    let (line, new) = append(&path, &amendment.line()?)?;
-    Ok((format!("{}:{line}", path.display()), new))
+    let line = amendment.line()?;
+    let (number, new) = append(&path, &line)?;
+    Ok((line, format!("{}:{number}", path.display()), new))
 }
 
 /// Takes the rules about exactly these words out of a file, or out of the user's own: what was there.
@@ -216,9 +242,7 @@ pub(crate) fn test_rules(paths: &[PathBuf]) -> Result<Tested, ConfigError> {
 #[derive(Debug)]
 pub(crate) struct Matched {
     pub(crate) prefix: Vec<String>,
-    pub(crate) decision: &'static str,
-    /// Stricter is more.
-    pub(crate) rank: u8,
+    pub(crate) verdict: Verdict,
     pub(crate) resolved_program: Option<String>,
     pub(crate) justification: Option<String>,
     pub(crate) execution: Option<String>,
@@ -246,8 +270,7 @@ pub(crate) fn check_rules(
     let hits = policy::matches(&policy, &subject);
     let matched = hits.iter().map(|hit| Matched {
         prefix: hit.prefix(),
-        decision: hit.rule.verdict.name(),
-        rank: hit.rule.verdict as u8,
+        verdict: hit.rule.verdict,
         resolved_program: hit.resolved_program.map(|path| path.display().to_string()),
         justification: hit.rule.justification.clone(),
         execution: hit.rule.allowed.execution.as_ref().map(ToString::to_string),

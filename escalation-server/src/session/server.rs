@@ -1,7 +1,7 @@
 //! The server's process: one runtime, one thread for requests, one for records.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -78,6 +78,8 @@ pub(super) struct Session {
     shell: Cell<Option<i32>>,
     spawner: i32,
     hashes: RefCell<HashMap<Unchanged, String>>,
+    /// Commands that failed and that somebody did not let run a second time.
+    pub(super) declined: RefCell<HashSet<String>>,
     /// Bytes of copies that wait to be run.
     pub(super) copied: Rc<Cell<u64>>,
 }
@@ -233,6 +235,7 @@ async fn serve_async(setup: Setup) {
         shell: Cell::new(None),
         spawner: setup.spawner.0,
         hashes: RefCell::default(),
+        declined: RefCell::default(),
         copied: Rc::default(),
     });
     if let Some(control) = control {

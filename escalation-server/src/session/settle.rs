@@ -94,6 +94,7 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     };
     let (cause, place, because) = match &judgement.source {
         Source::Heuristic { why } => (Cause::Command, printable(why.as_bytes()), String::new()),
+        Source::Failure { how } => (Cause::Command, how.clone(), String::new()),
         Source::Skill(skill) => {
             (Cause::Skill, format!("the skill {}", printable(skill.name.as_bytes())), String::new())
         }
@@ -118,6 +119,11 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     };
     let execution = &held(execution, facts);
     let wider = is_wider(execution, facts);
+    // Nobody said that it is to run as a command of its own: where it cannot, it runs as any other.
+    let own = request.context == ContextId::TURN && request.attested.exe.is_some();
+    if why.is_none() && cause == Cause::Command && !own {
+        return run(place);
+    }
     let mut in_place = None;
     if request.context != ContextId::TURN {
         let from = format!("asked from permissions({})", facts.asker.name);
@@ -228,6 +234,8 @@ mod tests {
         no-sandbox   unrestricted dangerous no  none       deny
         nothing      unrestricted dangerous no  none       deny
         *            unrestricted dangerous no  none       ask-in-place
+        # What may fail is watched.
+        on-failure   restricted   *         no  none       watch
         # All else is the sandbox's affair, unless nothing is trusted.
         untrusted    *            *         no  none       ask-in-place
         *            *            *         no  none       run
@@ -239,6 +247,7 @@ mod tests {
         };
         match name {
             "untrusted" => ApprovalPolicy::Untrusted,
+            "on-failure" => ApprovalPolicy::OnFailure,
             "on-request" => ApprovalPolicy::OnRequest,
             "never" => ApprovalPolicy::Never,
             "granular" => granular(true, true),
@@ -317,6 +326,7 @@ mod tests {
             Settled::Decided(Decision::Run { .. }) => "run",
             Settled::Decided(Decision::Deny { .. }) => "deny",
             Settled::Decided(Decision::Escalate { execution: Execution::Unsandboxed, .. }) => "escalate",
+            Settled::Decided(Decision::Escalate { execution: Execution::TurnDefault, .. }) => "watch",
             Settled::Asks(Question { execution: None, wider: false, .. }) => "ask-in-place",
             Settled::Asks(Question { execution: Some(Execution::Unsandboxed), wider: true, .. }) => {
                 "ask-outside"
@@ -335,7 +345,16 @@ mod tests {
             .collect();
         let mut used = vec![0; rows.len()];
         let mut cells = 0;
-        for policy in ["untrusted", "on-request", "never", "granular", "no-sandbox", "no-rules", "nothing"] {
+        for policy in [
+            "untrusted",
+            "on-failure",
+            "on-request",
+            "never",
+            "granular",
+            "no-sandbox",
+            "no-rules",
+            "nothing",
+        ] {
             for sandbox in ["restricted", "unrestricted"] {
                 for command in ["harmless", "unknown", "dangerous"] {
                     for asks in ["yes", "no"] {

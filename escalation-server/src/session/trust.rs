@@ -36,9 +36,6 @@ impl Project {
     pub(super) fn of(directory: &Path) -> Result<Option<Self>, String> {
         let root = project_of(directory).to_path_buf();
         let own = root.join(".postern");
-        let config = own.join("config.toml");
-        let config = config.symlink_metadata().is_ok().then(|| read(&config)).transpose()?;
-        let mut rules = Vec::new();
         // A link could lead to what changes without anybody noticing.
         let plain = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
         if own.symlink_metadata().is_ok() && !plain(&own) {
@@ -48,13 +45,13 @@ impl Project {
         if directory.symlink_metadata().is_ok() && !plain(&directory) {
             return Err(format!("{} is no directory", directory.display()));
         }
-        let mut paths: Vec<PathBuf> = super::rule_files::of(&directory).map_err(|error| error.to_string())?;
+        let config = own.join("config.toml");
+        let config = config.symlink_metadata().is_ok().then(|| read(&config)).transpose()?;
+        let paths = super::rule_files::of(&directory).map_err(|error| error.to_string())?;
         if paths.len() > MOST_FILES {
             return Err(format!("{} holds more than {MOST_FILES} files", directory.display()));
         }
-        for path in paths.drain(..) {
-            rules.push(read(&path)?);
-        }
+        let rules = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let empty = config.is_none() && rules.is_empty();
         Ok((!empty).then_some(Self { root, config, rules }))
     }
@@ -73,17 +70,17 @@ impl Project {
         hasher.finalize()
     }
 
-    /// Where it is written down what of this project is trusted.
-    fn record(&self, state: &Path) -> PathBuf {
-        let name = blake3::hash(self.root.as_os_str().as_encoded_bytes());
-        state.join("trusted").join(name.to_hex().as_str())
-    }
-
     /// Whether it is what the user has trusted.
     pub(super) fn is_trusted(&self, state: &Path) -> bool {
-        let known = std::fs::read_to_string(self.record(state));
+        let known = std::fs::read_to_string(record(&self.root, state));
         known.is_ok_and(|known| known.trim() == self.hash().to_hex().as_str())
     }
+}
+
+/// Where it is written down what of a project is trusted.
+fn record(root: &Path, state: &Path) -> PathBuf {
+    let name = blake3::hash(root.as_os_str().as_encoded_bytes());
+    state.join("trusted").join(name.to_hex().as_str())
 }
 
 /// A regular file by its own name, whole.
@@ -132,24 +129,24 @@ pub(crate) fn show_trust(directory: &Path) -> Result<Shown, String> {
     })
 }
 
-/// Trusts a project's policy, if it is the one of this hash, or one that begins like this.
+/// Trusts a project's policy, if it is the one of this hash.
 ///
 /// # Errors
 /// If it has changed, this is a session's own command, or it cannot be written down.
 pub(crate) fn trust(directory: &Path, hash: &str) -> Result<(), String> {
-    const LEAST: usize = 8;
     let (project, directories) = found(directory)?;
     outside()?;
     let own = project.hash().to_hex();
-    if hash.len() < LEAST || !own.starts_with(&hash.to_ascii_lowercase()) {
+    // Whole: who makes both versions finds two of the same beginning.
+    if hash.to_ascii_lowercase() != own.as_str() {
         return Err(format!(
-            "{} is not the hash of what is there now, or fewer than {LEAST} characters of it: look again with `postern trust`",
+            "{} is not the hash of what is there now: look again with `postern trust`",
             hash.escape_debug()
         ));
     }
-    let failed = |error: std::io::Error| format!("write it down: {error}");
+    let failed = |error: std::io::Error| format!("{}: {error}", directories.state.display());
     directories.make_state().map_err(failed)?;
-    let path = project.record(&directories.state);
+    let path = record(&project.root, &directories.state);
     let place = path.parent().unwrap_or(&directories.state);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(place).map_err(failed)?;
     let new = path.with_extension("new");
@@ -169,9 +166,15 @@ pub(crate) fn trust(directory: &Path, hash: &str) -> Result<(), String> {
 /// # Errors
 /// If nothing was trusted.
 pub(crate) fn distrust(directory: &Path) -> Result<(), String> {
-    let (project, directories) = found(directory)?;
+    let directories = Directories::find()?;
     outside()?;
-    std::fs::remove_file(project.record(&directories.state)).map_err(|_| "it was not trusted".to_owned())
+    // Whether or not there still is anything to be trusted.
+    let directory = directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
+    let record = record(project_of(&directory), &directories.state);
+    std::fs::remove_file(&record).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "it was not trusted".to_owned(),
+        _ => format!("{}: {error}", record.display()),
+    })
 }
 
 /// What a session runs does not say whom the next one is to trust.

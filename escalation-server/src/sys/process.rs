@@ -432,6 +432,17 @@ pub(crate) fn set_signals(ignored: u64, blocked: u64) {
     }
 }
 
+/// Lets a program start with no signal blocked, whatever its starter blocks.
+pub(crate) fn unblock_signals(command: &mut std::process::Command) {
+    // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, || {
+            set_signals(0, 0);
+            Ok(())
+        });
+    }
+}
+
 fn dispose(signal: i32, how: libc::sighandler_t) {
     // SAFETY: SIG_DFL and SIG_IGN are valid dispositions; one that cannot be set fails without effect.
     unsafe {

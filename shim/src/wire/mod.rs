@@ -23,7 +23,8 @@
 //!                   ◄── Welcome ──           the client becomes the session's zsh
 //! ```
 //!
-//! Before any of these answers `Waiting` may come, while somebody is asked.
+//! Before any of these answers `Waiting` may come, while somebody is asked. In place of `Exited` or
+//! `Signaled` a second `Escalate` may: the command runs once more, with the descriptors handed over anew.
 //!
 //! An end of file in place of an answer means deny. Nothing that a client says is believed but
 //! what it wants; who it is, the server asks the kernel.

@@ -105,7 +105,10 @@ impl Doors {
         match self.ask(session, order)? {
             Some(Reply::Done) => Ok(()),
             Some(Reply::Refused(what)) => Err(what),
-            Some(Reply::State(_)) | None => Err(format!("the session {session} has ended")),
+            Some(Reply::State(_)) | None => Err(format!(
+                "the session {session} has ended, or did not answer in {} s and may do yet: look at `postern approve --list`",
+                PATIENCE.as_secs()
+            )),
         }
     }
 
