@@ -165,3 +165,41 @@ fn a_person_answers_by_keys() {
         assert_eq!(told, "date +1\ndate +1\ndate +2\n");
     });
 }
+
+#[test]
+fn a_skills_script_is_accepted_for_the_session_and_asks_again_once_it_is_edited() {
+    for_each_user(|world| {
+        let skill = world.root.join("skills/tool");
+        std::fs::create_dir_all(skill.join("scripts")).unwrap();
+        let declared = "---\nname: tool\ndescription: writes\npermissions: {file_system: {read: [/]}}\n---\n";
+        std::fs::write(skill.join("SKILL.md"), declared).unwrap();
+        let tool = skill.join("scripts/tool");
+        std::fs::write(&tool, "#!/bin/sh\necho first\n").unwrap();
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        world.own();
+        let script = format!(
+            "wait() {{ until [[ -e $1 ]] sleep 0.01 }}; {0}; {0}; : > twice; wait edited; {0}",
+            tool.display()
+        );
+        let mut command = world.postern();
+        command.arg("--skills").arg(world.root.join("skills")).args(["--", "-fc", &script]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let terminal = Terminal::new(world);
+        terminal.says(&format!("{} approve", prefix().join("bin/postern").display()));
+        terminal.shows("the skill tool declares permissions of its own");
+        std::thread::sleep(Duration::from_millis(700));
+        terminal.press("NPage");
+        terminal.press("NPage");
+        terminal.types("s");
+        terminal.shows("gone: session, by ");
+        eventually("it runs again, silently", || world.workspace.join("twice").exists());
+        std::fs::write(&tool, "#!/bin/sh\necho other\n").unwrap();
+        world.write("ws/edited", "");
+        terminal.shows("Waiting 1");
+        terminal.types("jd");
+        terminal.shows("gone: deny, by ");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(stdout(&output), "first\nfirst", "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(126));
+    });
+}
