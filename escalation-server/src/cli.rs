@@ -78,6 +78,7 @@ impl SessionArguments {
             on_prompt: self.on_prompt,
             approval: self.approval,
             wish: None,
+            timeout: None,
         }
     }
 }
@@ -146,6 +147,9 @@ enum Command {
         session: Box<SessionArguments>,
         #[command(flatten)]
         wish: WishArguments,
+        /// End it after so long, without the time in which somebody is asked: status 124
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+        timeout: Option<u64>,
         /// The command, after `--`
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
@@ -405,12 +409,12 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         Some(Command::Sandbox { action: SandboxAction::Intersect { requested, granted } }) => {
             status(front::intersect(&requested, &granted).map(|text| say(&text)))
         }
-        Some(Command::Exec { session, wish, command }) => match wish.wish() {
+        Some(Command::Exec { session, wish, timeout, command }) => match wish.wish() {
             Ok(wish) => {
                 let mut zsh: Vec<OsString> =
                     ["zsh", "-fc", "exec -- \"$@\"", "zsh"].map(OsString::from).into();
                 zsh.extend(command);
-                front::run(&Options { wish, ..session.options() }, &zsh, false)
+                front::run(&Options { wish, timeout, ..session.options() }, &zsh, false)
             }
             Err(what) => status(Err(what)),
         },

@@ -482,3 +482,30 @@ fn a_turn_may_say_which_words_a_yes_is_to_allow_for_good() {
         assert_eq!(std::fs::read_to_string(own).unwrap(), line);
     });
 }
+
+#[test]
+fn the_clock_of_a_command_stands_still_while_somebody_is_asked() {
+    for_each_user(|world| {
+        let run = |command: &[&str]| {
+            let mut postern = world.postern();
+            postern
+                .args(["exec", "--timeout", "2", "--rules"])
+                .arg(world.write("r.rules", RULES))
+                .arg("--")
+                .args(command);
+            postern.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let child = run(&["date", "+late"]);
+        let prompt = prompts(world, 1).remove(0);
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        answer(world, &prompt, &["--once"]);
+        let output = end(child);
+        assert_eq!((stdout(&output).as_str(), status(&output)), ("late", 0), "{}", text(&output.stderr));
+        // One that ignores what asks it to end is killed; what it started too.
+        let output = end(run(&["sh", "-c", "trap '' HUP TERM; sleep 60; sleep 60"]));
+        assert_eq!((stdout(&output).as_str(), status(&output)), ("", 124), "{}", text(&output.stderr));
+        let records = world.records();
+        assert_eq!(records.iter().filter(|line| line["event"] == "timed_out").count(), 1);
+        assert_eq!(status(&end(run(&["sh", "-c", "exit 7"]))), 7);
+    });
+}

@@ -16,6 +16,9 @@ use crate::sys::process::{self, Change};
 /// The exit status when no session could be started.
 const NOT_STARTED: i32 = 125;
 
+/// The exit status when the session's time was over, as timeout(1) has it.
+const TIMED_OUT: i32 = 124;
+
 /// Runs a shell with these arguments, of which the first is its name; never returns.
 ///
 /// Inside a session this is that session's own zsh, which a server has to confirm. Everywhere else
@@ -84,7 +87,7 @@ fn relay(running: &Running) -> i32 {
     };
     let stdin = io::stdin();
     let foreground = tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp());
-    let mut failure = None;
+    let (mut failure, mut timed_out) = (None, false);
     let mut server_open = true;
     loop {
         let mut polls = vec![
@@ -99,6 +102,7 @@ fn relay(running: &Running) -> i32 {
         if server_open {
             match running.server.receive::<FrontReport>() {
                 Ok(Some((FrontReport::Failed { what }, _))) => failure = Some(what),
+                Ok(Some((FrontReport::TimedOut, _))) => timed_out = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 _ => server_open = false,
             }
@@ -112,9 +116,11 @@ fn relay(running: &Running) -> i32 {
             Ok(Some((FrontReport::Stopped, _))) => stop(running, foreground, stdin.as_fd()),
             Ok(Some((FrontReport::Ended { status }, _))) => {
                 take_back(foreground, stdin.as_fd());
-                return end_as(status);
+                return if timed_out { TIMED_OUT } else { end_as(status) };
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The server's.
+            Ok(Some((FrontReport::TimedOut, _))) => {}
             Ok(None) | Err(_) => {
                 // The spawner is gone, and its sandboxes with it; what else it left is ours now.
                 kill_descendants(std::process::id().cast_signed(), false);

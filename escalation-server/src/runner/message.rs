@@ -182,7 +182,7 @@ pub(crate) enum FrontOrder {
     Continue,
 }
 
-/// From the spawner to the front.
+/// From the spawner and the server to the front.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FrontReport {
     /// The session could not be started.
@@ -190,6 +190,8 @@ pub(crate) enum FrontReport {
         what: String,
     },
     Stopped,
+    /// The session ends, since its time is over.
+    TimedOut,
     Ended {
         status: i32,
     },

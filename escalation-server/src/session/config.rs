@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) approval: Option<String>,
     /// What the turn asks for instead of its sandbox.
     pub(crate) wish: Option<Wish>,
+    /// Seconds after which the session ends.
+    pub(crate) timeout: Option<u64>,
 }
 
 /// More than the sandbox, asked for.
@@ -118,6 +120,8 @@ pub(crate) struct Config {
     pub(crate) log_max_bytes: u64,
     /// How long a question waits for an answer; none: nobody is asked.
     pub(crate) patience: Option<Duration>,
+    /// How long the session may take, without the time in which somebody is asked.
+    pub(crate) timeout: Option<Duration>,
     pub(crate) approval: ApprovalPolicy,
     pub(super) review: Review,
     pub(crate) requested: Option<Requested>,
@@ -404,6 +408,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         skills,
         skill_roots,
         patience,
+        timeout: options.timeout.map(Duration::from_secs),
         review,
         allow_weaker,
         sources: paths,

@@ -532,6 +532,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             unversioned: prepared.unversioned,
             log_max_bytes: prepared.config.log_max_bytes,
             patience: prepared.config.patience,
+            timeout: prepared.config.timeout,
             review: prepared.config.review,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,

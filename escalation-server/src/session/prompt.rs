@@ -1,5 +1,6 @@
 //! What a person is told before answering, and what makes two questions one.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,7 @@ pub(super) async fn ask(
     };
     let told = review::question(session, request, question, &asked);
     let gone = || has_ended(&handles.peer);
+    let _asking = Asking::new(&session.asking);
     let answer = session.chain.ask(&session.desk, asked, &told, gone, waits).await;
     if answer.interrupts {
         session.interrupt_shell();
@@ -97,6 +99,22 @@ pub(super) async fn ask(
         }
     };
     (decision, approval(&answer))
+}
+
+/// Counts a question for as long as it is asked.
+struct Asking<'a>(&'a Cell<u32>);
+
+impl<'a> Asking<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// An answer as records have it.

@@ -78,6 +78,8 @@ pub(super) struct Session {
     shell: Cell<Option<i32>>,
     spawner: i32,
     hashes: RefCell<HashMap<Unchanged, String>>,
+    /// How many questions are asked now.
+    pub(super) asking: Cell<u32>,
     /// Commands that failed and that somebody did not let run a second time.
     pub(super) declined: RefCell<HashSet<String>>,
     /// Bytes of copies that wait to be run.
@@ -103,6 +105,7 @@ pub(super) struct Setup {
     pub(super) log_max_bytes: u64,
     /// How long a question waits; none: nobody is asked.
     pub(super) patience: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     pub(super) review: Review,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
@@ -235,6 +238,7 @@ async fn serve_async(setup: Setup) {
         shell: Cell::new(None),
         spawner: setup.spawner.0,
         hashes: RefCell::default(),
+        asking: Cell::default(),
         declined: RefCell::default(),
         copied: Rc::default(),
     });
@@ -244,7 +248,11 @@ async fn serve_async(setup: Setup) {
     if nix::unistd::write(&setup.ready, &[1]).is_err() {
         return;
     }
-    drop((setup.ready, setup.front));
+    drop(setup.ready);
+    match setup.timeout {
+        Some(limit) => drop(tokio::task::spawn_local(expire(Rc::clone(&session), limit, setup.front))),
+        None => drop(setup.front),
+    }
 
     let mut ended = json!({ "reason": "the spawner ended" });
     let mut orderly = false;
@@ -311,6 +319,27 @@ async fn serve_async(setup: Setup) {
     ended["malformed"] = session.malformed.get().into();
     ended["unrecorded_runs"] = recorder.uncounted().into();
     let _unrecorded = recorder.session_event("ended", &ended);
+}
+
+/// Ends the session after so long, if its shell has not ended. While somebody is asked the clock stands
+/// still.
+async fn expire(session: Rc<Session>, limit: Duration, front: Channel) {
+    const TICK: Duration = Duration::from_millis(20);
+    let (mut left, mut started) = (limit, false);
+    while !left.is_zero() {
+        started |= session.shell.get().is_some();
+        if started && session.shell.get().is_none() {
+            return;
+        }
+        let began = std::time::Instant::now();
+        tokio::time::sleep(TICK.min(left)).await;
+        if session.asking.get() == 0 {
+            left = left.saturating_sub(began.elapsed());
+        }
+    }
+    let _unrecorded = session.recorder.session_event("timed_out", &json!({ "seconds": limit.as_secs() }));
+    let _gone = front.send(&FrontReport::TimedOut, &[]);
+    session.link.end().await;
 }
 
 /// Opens the session's control socket; without one, inside somebody else's sandbox, nobody can be
