@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::directories::{Directories, SYSTEM};
-use super::permissions::{PermissionsTable, expand, permissions};
+use super::layers::Layers;
 use super::requirements::Requirements;
-use super::review::{self, Review};
-use super::shell_environment::{self, Fate, ShellEnvironment};
-use super::trust::Project;
+use super::review::Reviewers;
+use super::shell_environment::{Fate, ShellEnvironment};
 use super::{rule_files, skills};
 use crate::flow::{Execution, Skill};
-use crate::policy::{ApprovalPolicy, Granular, LoadError, Policy, Requested};
+use crate::policy::{ApprovalPolicy, LoadError, Policy, Requested};
 use crate::profile::{self, Base, Profile, from_json, from_legacy};
 
 /// What the command line asks for; it wins over files.
@@ -65,50 +62,6 @@ pub(crate) enum ConfigError {
     Rules(#[from] LoadError),
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    sandbox: Option<String>,
-    profile: Option<String>,
-    default_execution: Option<String>,
-    on_prompt: Option<String>,
-    approval: Option<toml::Value>,
-    review: Option<review::Table>,
-    #[serde(default)]
-    rules: Vec<String>,
-    #[serde(default)]
-    skills: Vec<String>,
-    #[serde(default)]
-    allow_weaker: Vec<String>,
-    shell_environment: Option<shell_environment::Table>,
-    #[serde(default)]
-    log: LogTable,
-    #[serde(default)]
-    permissions: BTreeMap<String, PermissionsTable>,
-}
-
-/// What stands at `approval` where it is not a policy's name.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ApprovalTable {
-    granular: GranularTable,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GranularTable {
-    sandbox_approval: bool,
-    rules: bool,
-    #[serde(default)]
-    skill_approval: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LogTable {
-    max_mib: Option<u64>,
-}
-
 /// Everything that files and options say.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -123,7 +76,7 @@ pub(crate) struct Config {
     /// How long the session may take, without the time in which somebody is asked.
     pub(crate) timeout: Option<Duration>,
     pub(crate) approval: ApprovalPolicy,
-    pub(super) review: Review,
+    pub(super) reviewers: Reviewers,
     pub(crate) requested: Option<Requested>,
     pub(crate) skills: Vec<Skill>,
     /// Where they were looked for.
@@ -140,44 +93,8 @@ pub(crate) struct Config {
     pub(crate) said: Vec<String>,
 }
 
-fn weakness_names() -> impl Iterator<Item = &'static str> {
-    crate::sandbox::WEAKNESSES.iter().map(|(name, _)| *name)
-}
-
-pub(super) fn approval(name: &str, place: String) -> Result<ApprovalPolicy, ConfigError> {
-    match name {
-        "untrusted" => Ok(ApprovalPolicy::Untrusted),
-        "on-request" => Ok(ApprovalPolicy::OnRequest),
-        "never" => Ok(ApprovalPolicy::Never),
-        "on-failure" => Ok(ApprovalPolicy::OnFailure),
-        other => Err(ConfigError::Value {
-            place,
-            what: format!(
-                "expected untrusted, on-failure, on-request, never or {{ granular = {{ … }} }}, got `{other}`"
-            ),
-        }),
-    }
-}
-
-/// How long a question waits where nothing else is said.
-const PATIENCE: Duration = Duration::from_secs(300);
-
 /// The profile of what the turn asks for.
 pub(super) const REQUESTED: &str = "requested";
-
-/// `deny`, or `wait:SECONDS`.
-fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError> {
-    const MOST: u64 = 7 * 24 * 3600;
-    let seconds = text.strip_prefix("wait:").and_then(|seconds| seconds.parse().ok());
-    match (text, seconds) {
-        ("deny", _) => Ok(None),
-        (_, Some(seconds)) if (1..=MOST).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
-        _ => Err(ConfigError::Value {
-            place,
-            what: format!("expected `deny` or `wait:SECONDS` with 1 to {MOST} seconds, got `{text}`"),
-        }),
-    }
-}
 
 pub(super) const MODES: [&str; 3] = ["read-only", "workspace-write", "danger-full-access"];
 
@@ -195,172 +112,32 @@ fn mode(name: &str) -> Option<Profile> {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Config, ConfigError> {
-    let mut files = Vec::new();
-    for path in [Path::new(SYSTEM).join("config.toml"), directories.config.join("config.toml")] {
-        files.extend(read_file(&path)?.map(|file| (path, file)));
-    }
     let mut notes = Vec::new();
-    let project = project(directories, &mut notes);
-    if let Some(config) = project.as_ref().and_then(|project| project.config.as_ref()) {
-        let file: File = toml::from_str(&config.text)
-            .map_err(|error| ConfigError::Parse { path: config.path.clone(), error: Box::new(error) })?;
-        file.is_a_projects(&config.path)?;
-        files.push((config.path.clone(), file));
-    }
-    if let Some(path) = &options.config {
-        let file = read_file(path)?.ok_or_else(|| ConfigError::Read {
-            path: path.clone(),
-            error: std::io::ErrorKind::NotFound.into(),
-        })?;
-        files.push((path.clone(), file));
-    }
-
-    let mut named = BTreeMap::new();
-    let mut skill_roots = options.skills.clone();
-    let (mut turn, mut default_execution, mut rules, mut max_mib) = (None, None, Vec::new(), 512);
-    let (mut patience, mut asked, mut reviewed) = (Some(PATIENCE), None, None);
-    let (mut allow_weaker, mut environment) = (Vec::new(), (shell_environment::Table::default(), None));
-    for (path, file) in files {
-        let place = |key: &str| format!("{}: {key}", path.display());
-        for (name, table) in file.permissions {
-            let key = place(&format!("permissions.{name}"));
-            if MODES.contains(&name.as_str())
-                || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING, REQUESTED]
-                    .contains(&name.as_str())
-                || name.starts_with(skills::PREFIX)
-            {
-                return Err(ConfigError::Value {
-                    place: key,
-                    what: "the name is taken by a built-in".to_owned(),
-                });
-            }
-            let profile = permissions(&name, table, &key, &directories.home, &mut notes)?;
-            named.insert(name, profile);
-        }
-        turn = choose(file.sandbox, file.profile, &path.display().to_string())?.or(turn);
-        if let Some(name) = file.default_execution {
-            default_execution = Some((Execution::parse(&name), place("default_execution")));
-        }
-        if let Some(text) = file.on_prompt {
-            patience = on_prompt(&text, place("on_prompt"))?;
-        }
-        match file.approval {
-            Some(toml::Value::String(name)) => asked = Some(approval(&name, place("approval"))?),
-            Some(table) => {
-                let read = |error: toml::de::Error| ConfigError::Value {
-                    place: place("approval"),
-                    what: error.message().to_owned(),
-                };
-                let ApprovalTable { granular } = table.try_into().map_err(read)?;
-                let GranularTable { sandbox_approval, rules, skill_approval } = granular;
-                asked = Some(ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval }));
-            }
-            None => {}
-        }
-        if let Some(table) = file.review {
-            let wrong = |(key, what): (String, String)| ConfigError::Value {
-                place: place(&format!("review{key}")),
-                what,
-            };
-            reviewed = Some(Review::of(table).map_err(wrong)?);
-        }
-        if let Some(name) =
-            file.allow_weaker.iter().find(|name| !weakness_names().any(|known| known == *name))
-        {
-            let known: Vec<_> = weakness_names().collect();
-            let what = format!("`{name}` is nothing that can be allowed; known are {}", known.join(", "));
-            return Err(ConfigError::Value { place: place("allow_weaker"), what });
-        }
-        allow_weaker.extend(file.allow_weaker);
-        if let Some(table) = file.shell_environment {
-            environment = (table, Some(path.clone()));
-        }
-        rules.extend(file.rules.iter().map(|text| expand(text, &directories.home)));
-        skill_roots.extend(file.skills.iter().map(|text| expand(text, &directories.home)));
-        if let Some(asked) = file.log.max_mib {
-            const MOST: u64 = 1 << 20;
-            if asked > MOST {
-                let what = format!("expected at most {MOST} MiB");
-                return Err(ConfigError::Value { place: place("log.max_mib"), what });
-            }
-            max_mib = asked;
-        }
-    }
-    if let Some(text) = &options.on_prompt {
-        patience = on_prompt(text, "command line: on_prompt".to_owned())?;
-    }
-    if let Some(name) = &options.approval {
-        asked = Some(approval(name, "command line: approval".to_owned())?);
-    }
+    let layers = Layers::read(options, directories, &mut notes)?;
+    let mut named = layers.named;
     let requirements = Requirements::read(&directories.home)?;
-    let (mut said, explicit) = (Vec::new(), asked.is_some());
-    let policy_of_asking = requirements.approval(asked.unwrap_or_default(), explicit, &mut said);
-    let explicit = reviewed.is_some();
-    let review = requirements.review(reviewed.unwrap_or_default(), explicit, &mut said);
-    turn = choose(options.sandbox.clone(), options.profile.clone(), "command line")?.or(turn);
-    let explicit = turn.is_some() || options.permissions.is_some() || options.add.is_some();
-    let turn = match turn {
-        None => profile::workspace_write(),
-        Some((name, place)) => named
-            .get(&name)
-            .cloned()
-            .or_else(|| mode(&name))
-            .ok_or_else(|| unknown_profile(&place, &name, &named))?,
-    };
-    let turn = match &options.permissions {
-        Some(path) => json_profile("permissions", path, directories)?,
-        None => turn,
-    };
-    let turn = match &options.add {
-        Some(path) => turn.plus(&json_profile("added", path, directories)?),
-        None => turn,
-    };
+    let mut said = Vec::new();
+    let explicit = layers.approval.is_some();
+    let approval = requirements.approval(layers.approval.unwrap_or_default(), explicit, &mut said);
+    let explicit = layers.reviewers.is_some();
+    let reviewers = requirements.reviewers(layers.reviewers.unwrap_or_default(), explicit, &mut said);
+    let (turn, explicit) = self::turn(options, layers.turn, &named, directories)?;
     // Before the profiles that start from it.
-    let turn = requirements.turn(narrow(turn)?, explicit, &mut said);
+    let turn = requirements.turn(turn, explicit, &mut said);
     named.entry("git".to_owned()).or_insert_with(|| profile::git(&turn));
     named.entry("network".to_owned()).or_insert_with(|| profile::network(&turn));
     for name in ["read-only", "workspace-write"] {
         named.extend(mode(name).map(|profile| (name.to_owned(), profile)));
     }
     named.insert(profile::EVERYTHING.to_owned(), profile::everything());
-    let requested = match &options.wish {
-        None => None,
-        Some(_) if !policy_of_asking.takes_requests() => {
-            return Err(ConfigError::Value {
-                place: "command line: sandbox_permissions".to_owned(),
-                what: "more than the sandbox can only be asked for under the approval policy on-request"
-                    .to_owned(),
-            });
-        }
-        Some(Wish { additional: None, justification, prefix }) => Some(Requested {
-            execution: Execution::Unsandboxed,
-            justification: justification.clone(),
-            prefix: prefix.clone(),
-        }),
-        Some(Wish { additional: Some(path), justification, .. }) => {
-            let additional = json_profile(REQUESTED, path, directories)?;
-            if additional.filesystem.as_ref().is_none_or(Vec::is_empty)
-                && !additional.network
-                && additional.unix_sockets.is_empty()
-            {
-                return Err(ConfigError::Value {
-                    place: path.display().to_string(),
-                    what: "it asks for nothing: give network or fileSystem".to_owned(),
-                });
-            }
-            named.insert(
-                REQUESTED.to_owned(),
-                Profile { name: REQUESTED.to_owned(), ..turn.plus(&additional) },
-            );
-            Some(Requested {
-                execution: Execution::Permissions(REQUESTED.to_owned()),
-                justification: justification.clone(),
-                prefix: Vec::new(),
-            })
-        }
-    };
-
-    let skill_roots = skills::roots(&skill_roots, directories)?;
+    let (requested, profile) = options
+        .wish
+        .as_ref()
+        .map(|wish| self::requested(wish, &turn, &approval, directories))
+        .transpose()?
+        .unzip();
+    named.extend(profile.flatten().map(|profile| (REQUESTED.to_owned(), profile)));
+    let skill_roots = skills::roots(&layers.skills, directories)?;
     let mut skills = Vec::new();
     for skills::Found { skill, profile } in skills::discover(&skill_roots, directories, &mut notes)? {
         named.extend(profile.map(|profile| (profile.name.clone(), profile)));
@@ -370,11 +147,10 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
         paths.extend(rule_files::of(&directory)?);
     }
-    paths.extend(rules);
-    paths.extend(options.rules.iter().cloned());
+    paths.extend(layers.rules);
     let mut texts = rule_files::read(&paths)?;
-    let project_rules = project.into_iter().flat_map(|project| project.rules);
-    texts.extend(project_rules.map(|rules| (rules.path.display().to_string(), rules.text)));
+    texts
+        .extend(layers.project_rules.into_iter().map(|rules| (rules.path.display().to_string(), rules.text)));
     let mut policy = rule_files::parse(&texts, &directories.home)?;
     requirements.restrict(&mut policy);
     paths.extend(options.config.clone());
@@ -385,15 +161,15 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
             return Err(unknown_profile(&format!("{}:{}:1: execution", rule.file, rule.line), name, &named));
         }
     }
-    let default_execution = match default_execution {
+    let default_execution = match layers.default_execution {
         Some((Execution::Permissions(name), place)) if !named.contains_key(&name) => {
             return Err(unknown_profile(&place, &name, &named));
         }
         Some((execution, _)) => execution,
         None => Execution::Unsandboxed,
     };
-    let shell_environment = ShellEnvironment::new(&environment.0).map_err(|(key, what)| {
-        let file = environment.1.unwrap_or_default();
+    let shell_environment = ShellEnvironment::new(&layers.environment.0).map_err(|(key, what)| {
+        let file = layers.environment.1.unwrap_or_default();
         ConfigError::Value { place: format!("{}: shell_environment.{key}", file.display()), what }
     })?;
     Ok(Config {
@@ -402,64 +178,76 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         named,
         default_execution,
         policy,
-        log_max_bytes: max_mib << 20,
-        approval: policy_of_asking,
+        log_max_bytes: layers.max_mib << 20,
+        approval,
         requested,
         skills,
         skill_roots,
-        patience,
+        patience: layers.patience,
         timeout: options.timeout.map(Duration::from_secs),
-        review,
-        allow_weaker,
+        reviewers,
+        allow_weaker: layers.allow_weaker,
         sources: paths,
         notes,
         said,
     })
 }
 
-/// What the project says that is worked in, if it is trusted.
-fn project(directories: &Directories, notes: &mut Vec<String>) -> Option<Project> {
-    let cwd = std::env::current_dir().ok()?;
-    let found = match Project::of(&cwd) {
-        Ok(found) => found?,
-        Err(what) => {
-            notes.push(format!("the project's own policy does not count: {what}"));
-            return None;
-        }
+/// The turn's profile as it is asked for, and whether anybody has asked for one.
+fn turn(
+    options: &Options,
+    chosen: Option<Choice>,
+    named: &BTreeMap<String, Profile>,
+    directories: &Directories,
+) -> Result<(Profile, bool), ConfigError> {
+    let explicit = chosen.is_some() || options.permissions.is_some() || options.add.is_some();
+    let turn = match (&options.permissions, chosen) {
+        (Some(path), _) => json_profile("permissions", path, directories)?,
+        (None, None) => profile::workspace_write(),
+        (None, Some((name, place))) => named
+            .get(&name)
+            .cloned()
+            .or_else(|| mode(&name))
+            .ok_or_else(|| unknown_profile(&place, &name, named))?,
     };
-    if found.is_trusted(&directories.state) {
-        return Some(found);
-    }
-    notes.push(
-        "the project's own policy (.postern) does not count, since it is not trusted as it is now: `postern trust` \
-         shows it"
-            .to_owned(),
-    );
-    None
+    let turn = match &options.add {
+        Some(path) => turn.plus(&json_profile("added", path, directories)?),
+        None => turn,
+    };
+    Ok((narrow(turn)?, explicit))
 }
 
-impl File {
-    /// # Errors
-    /// What a project does not decide for whoever works in it.
-    fn is_a_projects(&self, path: &Path) -> Result<(), ConfigError> {
-        let said = [
-            ("allow_weaker", !self.allow_weaker.is_empty()),
-            ("log", self.log.max_mib.is_some()),
-            ("on_prompt", self.on_prompt.is_some()),
-            ("review", self.review.is_some()),
-            ("rules", !self.rules.is_empty()),
-            ("shell_environment", self.shell_environment.is_some()),
-            ("skills", !self.skills.is_empty()),
-        ];
-        match said.into_iter().find(|(_, said)| *said) {
-            None => Ok(()),
-            Some((key, _)) => Err(ConfigError::Value {
-                place: format!("{}: {key}", path.display()),
-                what: "a project does not say this: it says approval, default_execution, permissions, profile and sandbox"
-                    .to_owned(),
-            }),
-        }
+/// What a wish comes to, and the profile that it names.
+fn requested(
+    wish: &Wish,
+    turn: &Profile,
+    approval: &ApprovalPolicy,
+    directories: &Directories,
+) -> Result<(Requested, Option<Profile>), ConfigError> {
+    if !approval.takes_requests() {
+        return Err(ConfigError::Value {
+            place: "command line: sandbox_permissions".to_owned(),
+            what: "more than the sandbox can only be asked for under the approval policy on-request"
+                .to_owned(),
+        });
     }
+    let Wish { additional, justification, prefix } = wish.clone();
+    let Some(path) = additional else {
+        return Ok((Requested { execution: Execution::Unsandboxed, justification, prefix }, None));
+    };
+    let additional = json_profile(REQUESTED, &path, directories)?;
+    if additional.filesystem.as_ref().is_none_or(Vec::is_empty)
+        && !additional.network
+        && additional.unix_sockets.is_empty()
+    {
+        return Err(ConfigError::Value {
+            place: path.display().to_string(),
+            what: "it asks for nothing: give network or fileSystem".to_owned(),
+        });
+    }
+    let profile = Profile { name: REQUESTED.to_owned(), ..turn.plus(&additional) };
+    let execution = Execution::Permissions(REQUESTED.to_owned());
+    Ok((Requested { execution, justification, prefix }, Some(profile)))
 }
 
 /// A profile, or a legacy mode, from a JSON file; `-` is standard input. Relative paths are the file's
@@ -516,11 +304,14 @@ fn unknown_profile(place: &str, name: &str, named: &BTreeMap<String, Profile>) -
     }
 }
 
-fn choose(
+/// A mode or a profile, by name, and where that was said.
+pub(super) type Choice = (String, String);
+
+pub(super) fn choose(
     sandbox: Option<String>,
     profile: Option<String>,
     place: &str,
-) -> Result<Option<(String, String)>, ConfigError> {
+) -> Result<Option<Choice>, ConfigError> {
     let at = |key: &str| format!("{place}: {key}");
     match (sandbox, profile) {
         (Some(_), Some(_)) => Err(ConfigError::Value {
@@ -543,12 +334,6 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, ConfigError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ConfigError::Read { path: path.to_path_buf(), error }),
     }
-}
-
-fn read_file(path: &Path) -> Result<Option<File>, ConfigError> {
-    let Some(text) = read(path)? else { return Ok(None) };
-    let parsed = toml::from_str(&text);
-    parsed.map(Some).map_err(|error| ConfigError::Parse { path: path.to_path_buf(), error: Box::new(error) })
 }
 
 /// What becomes of each of the caller's variables in a sandboxed session.

@@ -115,7 +115,7 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
             format!("it runs {execution}: {reason}")
         }
         Settled::Asks(Question { execution, why, .. }) => match config.patience {
-            None if config.review.programs().next().is_some() => {
+            None if config.reviewers.programs().next().is_some() => {
                 format!("reviewers are asked, and with a yes it runs {}: {why}", place(execution))
             }
             Some(_) => format!("it waits for an approval, and with a yes runs {}: {why}", place(execution)),

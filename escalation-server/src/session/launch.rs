@@ -170,7 +170,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
         return Err(LaunchError::Source(path.clone()));
     }
-    if let Some(path) = config.review.programs().find_map(|program| writable(program, &reach)) {
+    if let Some(path) = config.reviewers.programs().find_map(|program| writable(program, &reach)) {
         return Err(LaunchError::Source(path));
     }
     if let Some(rule) = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow) {
@@ -533,7 +533,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             log_max_bytes: prepared.config.log_max_bytes,
             patience: prepared.config.patience,
             timeout: prepared.config.timeout,
-            review: prepared.config.review,
+            reviewers: prepared.config.reviewers,
             tmpdir: prepared.tmpdir,
             reach: prepared.reach,
             turn: prepared.turn,

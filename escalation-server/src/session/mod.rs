@@ -11,6 +11,7 @@ mod explain;
 mod explain_rules;
 mod intake;
 mod launch;
+mod layers;
 mod permissions;
 mod pipeline;
 mod prompt;

@@ -7,8 +7,9 @@ use toml::Spanned;
 
 use super::config::{self, ConfigError, MODES};
 use super::directories::SYSTEM;
+use super::layers;
 use super::permissions::expand;
-use super::review::Review;
+use super::review::Reviewers;
 use crate::approval::Approver;
 use crate::flow::{Allowed, Verdict};
 use crate::policy::{ApprovalPolicy, Policy, Rule};
@@ -112,7 +113,7 @@ impl Requirements {
     }
 
     /// Who answers; something to be said where somebody who was named does not. Where nobody would, people do.
-    pub(super) fn review(&self, asked: Review, explicit: bool, said: &mut Vec<String>) -> Review {
+    pub(super) fn reviewers(&self, asked: Reviewers, explicit: bool, said: &mut Vec<String>) -> Reviewers {
         let Some(allowed) = &self.reviewers else { return asked };
         let kind = |approver: &Approver| match approver {
             Approver::Person => "user",
@@ -126,7 +127,7 @@ impl Requirements {
                 kind(other)
             ));
         }
-        if approvers.is_empty() { Review::default() } else { Review { approvers, ..asked } }
+        if approvers.is_empty() { Reviewers::default() } else { Reviewers { approvers, ..asked } }
     }
 
     /// The turn's profile that is used; something to be said where an explicit one is not.
@@ -185,7 +186,7 @@ fn parse(path: &Path, text: &str, home: &Path) -> Result<Requirements, ConfigErr
             let policy = if name == "granular" {
                 None
             } else {
-                Some(config::approval(&name, format!("{}: {key}", path.display()))?)
+                Some(layers::approval(&name, format!("{}: {key}", path.display()))?)
             };
             found.policies.push((name, policy));
         }

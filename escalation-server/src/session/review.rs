@@ -34,12 +34,12 @@ struct Program {
 
 /// Who answers, and how answers go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Review {
+pub(crate) struct Reviewers {
     pub(super) mode: Mode,
     pub(super) approvers: Vec<Approver>,
 }
 
-impl Default for Review {
+impl Default for Reviewers {
     fn default() -> Self {
         Self { mode: Mode::Then, approvers: vec![Approver::Person] }
     }
@@ -48,7 +48,7 @@ impl Default for Review {
 /// What `[review]` calls a person.
 const PERSON: &str = "person";
 
-impl Review {
+impl Reviewers {
     /// # Errors
     /// The key that is wrong, and how.
     pub(super) fn of(table: Table) -> Result<Self, (String, String)> {
@@ -141,9 +141,9 @@ pub(super) fn question(session: &Session, request: &Request, question: &Question
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Review, String> {
+    fn read(text: &str) -> Result<Reviewers, String> {
         let table: Table = toml::from_str(text).map_err(|error| error.to_string())?;
-        Review::of(table).map_err(|(key, what)| format!("{key}: {what}"))
+        Reviewers::of(table).map_err(|(key, what)| format!("{key}: {what}"))
     }
 
     #[test]

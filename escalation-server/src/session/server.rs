@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::asker::Asker;
 use super::control::{Control, prompt_id};
-use super::review::Review;
+use super::review::Reviewers;
 use super::{pipeline, sockets};
 use crate::approval::{Chain, Desk, State};
 use crate::flow::text::printable;
@@ -106,7 +106,7 @@ pub(super) struct Setup {
     /// How long a question waits; none: nobody is asked.
     pub(super) patience: Option<Duration>,
     pub(super) timeout: Option<Duration>,
-    pub(super) review: Review,
+    pub(super) reviewers: Reviewers,
     pub(super) tmpdir: PathBuf,
     pub(super) reach: Reach,
     pub(super) turn: Resolved,
@@ -202,7 +202,7 @@ async fn serve_async(setup: Setup) {
         let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
         Some((part(variable.as_slice().get(..at)?), part(variable.as_slice().get(at + 1..)?)))
     });
-    let chain = Chain::new(setup.review.mode, setup.review.approvers, environment);
+    let chain = Chain::new(setup.reviewers.mode, setup.reviewers.approvers, environment);
     let (accept, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let (number, ours, theirs) = setup.gate;
     let _queued = accept.send((ContextId::TURN, ours));
