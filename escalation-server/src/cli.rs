@@ -217,7 +217,7 @@ enum RulesAction {
     /// Print which rules match a command, as JSON
     Check {
         /// Rule files; without any, those that a session would load
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", num_args = 1..)]
         rules: Vec<PathBuf>,
         /// The command, after `--`
         #[arg(last = true, required = true, value_name = "COMMAND")]

@@ -388,13 +388,15 @@ fn an_answer_can_be_written_as_a_rule_which_counts_at_once_and_later() {
         let script = "date +1; date +1 +x; until [[ -e go ]] do sleep 0.01; done; date +1; date +2";
         let child = start_with(world, &["--approval", "untrusted"], "", script);
         let prompt = prompts(world, 1).remove(0);
-        let line =
-            "prefix_rule([\"/usr/bin/date\", \"+1\"], decision = \"allow\", execution = \"turn_default\")";
+        let line = "prefix_rule([\"/usr/bin/date\", \"+1\"], decision = \"allow\", exact = True, execution = \"turn_default\")";
         let shown = whole(world, &prompt);
-        assert!(shown.contains(line) && shown.contains("every command that begins so"), "{shown}");
+        assert!(shown.contains(line) && shown.contains("just this is allowed, for good"), "{shown}");
         answer(world, &prompt, &["--rule"]);
         assert_eq!(std::fs::read_to_string(&own).unwrap(), format!("{line}\n"));
-        // The rule is about first words. Not about what only sleeps.
+        // The rule is about just these words.
+        let more = prompts(world, 1).remove(0);
+        assert_eq!(more["summary"], "date +1 +x");
+        answer(world, &more, &["--deny"]);
         let sleeps = prompts(world, 1).remove(0);
         assert_eq!(sleeps["summary"], "sleep 0.01");
         answer(world, &sleeps, &["--session"]);
@@ -405,11 +407,14 @@ fn an_answer_can_be_written_as_a_rule_which_counts_at_once_and_later() {
         let output = end(child);
         let said = text(&output.stdout);
         assert_eq!(said.lines().filter(|line| *line == "1").count(), 2, "{said} {}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("extra operand"), "{}", text(&output.stderr));
         let records = world.records();
         let amended =
             records.iter().find(|line| line["event"] == "amended").unwrap_or_else(|| panic!("{records:?}"));
         assert_eq!(amended["rule"], line);
+        // Not where there is no sandbox for it to run in.
+        let free = ["--sandbox", "danger-full-access", "--approval", "untrusted", "--on-prompt", "deny"];
+        let output = finish(world.postern().args(free).args(["--", "-fc", "date +1"]));
+        assert_eq!(stdout(&output), "", "what was approved was approved inside");
         // In the next session too.
         let output = finish(world.postern().args([
             "--approval",
@@ -468,7 +473,7 @@ fn a_turn_may_say_which_words_a_yes_is_to_allow_for_good() {
                 .unwrap()
         };
         // One that the command does not begin with, or that would allow anything, is not offered.
-        for prefix in [&["date", "+b"][..], &["env"]] {
+        for prefix in [&["date", "+b"][..], &["env"], &["date"]] {
             let child = ask(prefix);
             let prompt = prompts(world, 1).remove(0);
             assert!(!prompt["offered"].as_array().unwrap().iter().any(|one| one == "rule"), "{prompt}");

@@ -70,9 +70,9 @@ fn what_nobody_may_read_stays_denied_and_rules_of_the_operator_stay() {
     for_each_user(|world| {
         let secret = world.write("outside/secret", "secret\n");
         let requirements = format!(
-            "permissions.filesystem.deny_read = ['{}', '{}/**/*.pem']\n\
+            "permissions.filesystem.deny_read = ['{}', '{}/**/*.pem', '~/hidden']\n\
              [rules]\nprefix_rules = [{{ pattern = [{{ token = 'git' }}, {{ any_of = ['push', 'fetch'] }}], decision = 'forbidden', justification = 'not here' }}]\n",
-            secret.display(),
+            world.outside.display(),
             world.workspace.display()
         );
         world.write("ws/key.pem", "key\n");
@@ -80,19 +80,33 @@ fn what_nobody_may_read_stays_denied_and_rules_of_the_operator_stay() {
             "r.rules",
             "prefix_rule(['cat'], execution = 'unsandboxed')\nprefix_rule(['git', 'push'])\nhost_executable('git', ['/nowhere/git'])\n",
         );
-        let script = format!("cat {0}; cat key.pem; /bin/cat < {0}; git push; true", secret.display());
-        for sandbox in ["workspace-write", "danger-full-access"] {
-            let output = required(
-                world,
-                &requirements,
-                &["--sandbox", sandbox, "--rules", rules.to_str().unwrap(), "--", "-fc", &script],
-            );
-            assert_eq!(stdout(&output), "", "{sandbox}");
+        let script = format!(
+            "cat {0}; cat key.pem deep/er/key.pem; /bin/cat < {0}; head {0}; git push; true",
+            secret.display()
+        );
+        // Nothing that is more specific opens it again, in the turn or where a rule leads, nor fewer levels.
+        let reopens = |name: &str| {
+            format!(
+                "[permissions.{name}.filesystem]\n':root' = 'read'\n'{}' = 'read'\nglob_scan_max_depth = 1\n",
+                secret.display()
+            )
+        };
+        std::fs::create_dir_all(world.workspace.join("deep/er")).unwrap();
+        world.write("ws/deep/er/key.pem", "key\n");
+        let config = world.write("c.toml", reopens("p") + &reopens("q"));
+        let rules = rules.to_str().unwrap();
+        let with = ["--config", config.to_str().unwrap(), "--rules", rules];
+        for turn in
+            [["--sandbox", "workspace-write"], ["--sandbox", "danger-full-access"], ["--profile", "p"]]
+        {
+            let output =
+                required(world, &requirements, &[&turn, &with[..], &["--", "-fc", &script]].concat());
+            assert_eq!(stdout(&output), "", "{turn:?}");
             let said = text(&output.stderr);
             assert!(said.contains("forbidden by rule /etc/postern/requirements.toml:3: not here"), "{said}");
         }
-        let output = required(world, "", &["--rules", rules.to_str().unwrap(), "--", "-fc", &script]);
-        assert_eq!(stdout(&output).lines().count(), 3, "nothing denies it: {}", text(&output.stderr));
+        let output = required(world, "", &["--rules", rules, "--", "-fc", &script]);
+        assert_eq!(stdout(&output).lines().count(), 5, "nothing denies it: {}", text(&output.stderr));
     });
 }
 
@@ -129,6 +143,13 @@ fn a_projects_policy_counts_while_it_is_what_was_trusted() {
         let below = world.workspace.join("below");
         std::fs::create_dir(&below).unwrap();
         world.own();
+        let mut command = world.postern();
+        let output = finish(command.current_dir(&below).args(["--", "-fc", script]));
+        assert_eq!(stdout(&output), "126\n1");
+        // Nothing that is put in between takes it away.
+        assert!(world.plain("git", &["init", "-q", "below"]).status.success());
+        std::fs::create_dir(below.join(".postern")).unwrap();
+        world.write("ws/below/.postern/config.toml", "sandbox = 'danger-full-access'\n");
         let mut command = world.postern();
         let output = finish(command.current_dir(&below).args(["--", "-fc", script]));
         assert_eq!(stdout(&output), "126\n1");

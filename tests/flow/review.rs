@@ -230,3 +230,37 @@ fn the_sample_allows_what_fetches_and_denies_what_publishes() {
         assert!(said.contains("it is called by another name than its own"), "{said}");
     });
 }
+
+#[test]
+fn a_reviewer_runs_nothing_that_the_sandbox_can_write() {
+    for_each_user(|world| {
+        let marked = world.outside.join("marked");
+        world.own();
+        let guard = world.write("outside/guard", format!("#!/usr/bin/env bash\n{DENY}\n"));
+        std::fs::set_permissions(&guard, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let config = format!(
+            "[review]\nthen = ['guard']\n[review.programs.guard]\ncommand = ['{}']\n",
+            guard.display()
+        );
+        let (config, rules) = (world.write("c.toml", config), world.write("r.rules", RULES));
+        // What the caller's environment names is planted once the session runs.
+        let plant = format!(
+            "print '#!/bin/sh\n: > {}' | tee rc > bin/bash; chmod +x bin/bash; date; true",
+            marked.display()
+        );
+        std::fs::create_dir(world.workspace.join("bin")).unwrap();
+        world.own();
+        let workspace = world.workspace.display();
+        for (name, value) in [
+            ("PATH", format!("{workspace}/bin:/usr/bin:/bin")),
+            ("BASH_ENV", format!("{workspace}/rc")),
+            ("BASH_ENV", "./rc".to_owned()),
+        ] {
+            let mut command = world.postern();
+            command.env(name, value).arg("--config").arg(&config).arg("--rules").arg(&rules);
+            let output = finish(command.args(["--on-prompt", "deny", "--", "-fc", &plant]));
+            assert!(text(&output.stderr).contains("denied by reviewer guard"), "{}", text(&output.stderr));
+            assert!(!marked.exists(), "{name}");
+        }
+    });
+}

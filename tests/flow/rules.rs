@@ -189,3 +189,24 @@ fn rules_about_hosts_are_read_and_not_taken_for_held() {
         assert_eq!(stdout(&run(&["--config", config.to_str().unwrap()])), "in");
     });
 }
+
+#[test]
+fn a_rule_file_that_the_sandbox_could_make_another_stops_the_start() {
+    for_each_user(|world| {
+        let rules = world.write("outside/r.rules", RULES);
+        let link = world.workspace.join("link.rules");
+        std::os::unix::fs::symlink(&rules, &link).unwrap();
+        world.own();
+        let run = |rules: &std::path::Path| {
+            finish(world.postern().arg("--rules").arg(rules).args(["--", "-fc", "print in"]))
+        };
+        assert_eq!(stdout(&run(&rules)), "in");
+        for rules in [&*link, std::path::Path::new("link.rules")] {
+            let output = run(rules);
+            assert!(
+                stdout(&output).is_empty()
+                    && text(&output.stderr).contains("link.rules lies where the sandbox can write")
+            );
+        }
+    });
+}

@@ -57,7 +57,7 @@ pub(crate) fn add(
 ) -> Result<String, String> {
     let verdict = Verdict::named(decision).ok_or_else(|| format!("there is no decision `{decision}`"))?;
     let execution = execution.map(|name| Execution::parse(&name));
-    let amendment = Amendment { pattern: words, verdict, execution, justification };
+    let amendment = Amendment { pattern: words, verdict, exact: false, execution, justification };
     let (line, place, new) = add_rule(file, &amendment)?;
     let said = if new { "" } else { "is there already: " };
     Ok(printable(format!("{place}  {said}{line}").as_bytes()) + "\n")

@@ -12,6 +12,8 @@ use crate::flow::{Execution, Verdict};
 pub(crate) struct Amendment {
     pub(crate) pattern: Vec<String>,
     pub(crate) verdict: Verdict,
+    /// Whether it is about a command of just these words.
+    pub(crate) exact: bool,
     pub(crate) execution: Option<Execution>,
     pub(crate) justification: Option<String>,
 }
@@ -25,6 +27,13 @@ impl Amendment {
         if self.pattern.is_empty() {
             return Err("expected at least one word".to_owned());
         }
+        if let Some(program) =
+            self.pattern.first().filter(|word| word.contains('/') && !word.starts_with('/'))
+        {
+            return Err(format!(
+                "{program}: expected a bare name or an absolute path: a rule knows no other"
+            ));
+        }
         if self.verdict == Verdict::Allow && is_bare(&self.pattern) {
             return Err(format!(
                 "{} runs whatever it is told, so a rule that allows it would allow everything: name what it is to run",
@@ -33,6 +42,9 @@ impl Amendment {
         }
         let words: Vec<String> = self.pattern.iter().map(|word| quoted(word)).collect();
         let mut line = format!("prefix_rule([{}], decision = \"{}\"", words.join(", "), self.verdict.name());
+        if self.exact {
+            line.push_str(", exact = True");
+        }
         let execution = self.execution.as_ref().map(Execution::written);
         for (name, value) in [("execution", execution), ("justification", self.justification.as_deref())] {
             if let Some(value) = value {
@@ -79,6 +91,9 @@ fn is_bare(words: &[String]) -> bool {
     }
     match others.as_slice() {
         [option, _, ..] if INLINE.contains(option) && starts_others(Path::new(program)) => false,
+        [word, ..] if word.is_empty() || word.starts_with('+') || word.starts_with("/dev/") => {
+            runs_what_lies_there(program)
+        }
         [word, ..] if !word.starts_with('-') => false,
         _ => runs_what_lies_there(program),
     }
@@ -148,6 +163,7 @@ mod tests {
         Amendment {
             pattern: line.split(' ').map(str::to_owned).collect(),
             verdict: Verdict::Allow,
+            exact: false,
             execution: Some(Execution::TurnDefault),
             justification: None,
         }
@@ -159,6 +175,7 @@ mod tests {
             let amendment = Amendment {
                 pattern: words.iter().map(|word| (*word).to_owned()).collect(),
                 verdict: Verdict::Prompt,
+                exact: true,
                 execution: Some(Execution::Unsandboxed),
                 justification: Some("it's \"needed\"".to_owned()),
             };
@@ -167,7 +184,7 @@ mod tests {
             let pattern: Vec<_> = rule.pattern.iter().map(|word| word[0].as_str()).collect();
             assert_eq!((pattern, rule.verdict), (words, Verdict::Prompt));
             assert_eq!(rule.allowed.execution, amendment.execution);
-            assert_eq!(rule.justification, amendment.justification);
+            assert_eq!((&rule.justification, rule.exact), (&amendment.justification, true));
         }
     }
 
@@ -191,6 +208,12 @@ mod tests {
             "env -S cat",
             "ssh host",
             "find .",
+            "bash /dev/stdin",
+            "bash +B",
+            "strace",
+            "setpriv",
+            "nodejs -e",
+            "busybox ash",
             "sudo -n bash -c",
             "nice -n 3",
             "timeout 5",

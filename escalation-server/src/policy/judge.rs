@@ -93,6 +93,13 @@ pub(crate) fn judge(
         return unmatched(subject, stance, hidden);
     };
     let rule = winner.rule;
+    if rule.verdict == Verdict::Allow && stance.unrestricted && given(rule) == Execution::TurnDefault {
+        // It is to run in the turn's sandbox, and there is none.
+        let without = unmatched(subject, stance, hidden);
+        if without.verdict > Verdict::Allow {
+            return without;
+        }
+    }
     // Neither of two profiles is the narrower one, so that no rule says which it is to be.
     let rival = matches.iter().find(|hit| {
         let (one, other) = (given(hit.rule), given(rule));
@@ -281,7 +288,7 @@ pub(crate) fn is_called(argv: &[Bytes], path: &Path) -> bool {
 fn rest_matches(rule: &Rule, argv: &[Bytes]) -> bool {
     let rest = argv.get(1..).unwrap_or_default();
     let pattern = rule.pattern.get(1..).unwrap_or_default();
-    pattern.len() <= rest.len()
+    (if rule.exact { pattern.len() == rest.len() } else { pattern.len() <= rest.len() })
         && pattern.iter().zip(rest).all(|(alternatives, word)| {
             alternatives.iter().any(|alternative| alternative.as_bytes() == word.as_slice())
         })

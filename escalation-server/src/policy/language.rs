@@ -50,7 +50,7 @@ pub(crate) fn load<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<Policy, LoadError> {
     let globals: Globals = GlobalsBuilder::extended_by(&[LibraryExtension::Print]).with(builtins).build();
-    LOADING.set(Loading { home: home.to_owned(), ..Loading::default() });
+    LOADING.set(Loading { home: home.trim_end_matches('/').to_owned(), ..Loading::default() });
     for (name, text) in files {
         let dialect = Dialect { enable_load: false, enable_f_strings: true, ..Dialect::Extended };
         let ast = AstModule::parse(name, text.to_owned(), &dialect).map_err(|error| located(name, &error))?;
@@ -208,6 +208,7 @@ fn builtins(builder: &mut GlobalsBuilder) {
         #[starlark(require = named, default = NoneOr::None)] execution: NoneOr<&str>,
         #[starlark(require = named)] env_keep: Option<UnpackList<String>>,
         #[starlark(require = named)] audit: Option<bool>,
+        #[starlark(require = named)] exact: Option<bool>,
         eval: &mut Evaluator<'v, '_, '_>,
     ) -> anyhow::Result<NoneType> {
         let (file, line) = here(eval);
@@ -235,6 +236,7 @@ fn builtins(builder: &mut GlobalsBuilder) {
             justification,
             allowed: Allowed { execution: execution.map(Execution::parse), env_keep },
             audit: audit.unwrap_or(false),
+            exact: exact.unwrap_or(false),
             anywhere: false,
             file,
             line,
@@ -352,6 +354,7 @@ mod tests {
             ("prefix_rule(['a'], decisions = 'allow')", "a.rules:1:", "decisions"),
             ("prefix_rule(['a'], match = ['b'])", "a.rules:1:1:", "does not match its `match` example `b`"),
             ("prefix_rule(['a'], not_match = ['a x'])", "a.rules:1:1:", "`not_match` example `a x`"),
+            ("prefix_rule(['a'], exact = True, match = ['a b'])", "a.rules:1:1:", "does not match"),
             ("prefix_rule(['a', 1])", "a.rules:1:1:", "expected a string"),
             ("prefix_rule(['a'], justification = ' ')", "a.rules:1:1:", "blank"),
             ("host_executable('git', ['git'])", "a.rules:1:1:", "begins with /"),

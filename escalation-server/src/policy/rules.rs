@@ -15,6 +15,8 @@ pub(crate) struct Rule {
     pub(crate) justification: Option<String>,
     pub(crate) allowed: Allowed,
     pub(crate) audit: bool,
+    /// Whether it is about a command of just these words.
+    pub(crate) exact: bool,
     /// Whether it is about programs of its name wherever `host_executable` says that they lie.
     pub(crate) anywhere: bool,
     pub(crate) file: String,

@@ -91,6 +91,8 @@ pub(crate) struct Config {
     pub(crate) notes: Vec<String>,
     /// What was asked for and is not given.
     pub(crate) said: Vec<String>,
+    /// What the machine's operator denies to everybody: a profile that gives nothing.
+    pub(super) required: Profile,
 }
 
 /// The profile of what the turn asks for.
@@ -190,6 +192,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         sources: paths,
         notes,
         said,
+        required: requirements.denied(),
     })
 }
 

@@ -90,13 +90,61 @@ pub(super) fn compute(
             *path = if joined.is_empty() { b"/usr/bin:/bin".to_vec() } else { joined };
         }
     }
+    // What the session was started with may name files that the asker could write since.
+    let named = |value: &[u8]| {
+        let pieces = value.split(|byte| b":=,; '\"".contains(byte)).filter(|piece| !piece.is_empty());
+        let relative =
+            |piece: &[u8]| piece.starts_with(b".") || !piece.starts_with(b"/") && piece.contains(&b'/');
+        pieces.into_iter().any(|piece| relative(piece) || piece.starts_with(b"/") && changeable(piece))
+    };
+    let kept = |name: &[u8]| keep.iter().any(|kept| kept.as_bytes() == name);
+    let hooks: Vec<_> = result
+        .iter()
+        .filter(|(name, value)| is_hook(name) && !kept(name) && named(value))
+        .map(|(name, _)| *name)
+        .collect();
+    for name in hooks {
+        result.remove(name);
+        changes.dropped.push(Bytes(name.to_vec()));
+    }
     let list = result.into_iter().map(|(name, value)| Bytes([name, b"=", &value].concat())).collect();
     (list, changes)
 }
 
 /// Set by us or by every zsh for its commands.
 fn ours(name: &[u8]) -> bool {
-    matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR") || name.starts_with(b"POSTERN_")
+    matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR" | b"LOGNAME")
+        || name.starts_with(b"POSTERN_")
+}
+
+/// Whether programs read code, or where code lies, from a variable.
+fn is_hook(name: &[u8]) -> bool {
+    const PREFIXES: [&[u8]; 10] =
+        [b"LD_", b"PYTHON", b"PERL", b"RUBY", b"GEM_", b"NODE_", b"GIT_", b"LUA_", b"LESS", b"TERMINFO"];
+    const NAMES: [&[u8]; 21] = [
+        b"BASH_ENV",
+        b"ENV",
+        b"ZDOTDIR",
+        b"FPATH",
+        b"CDPATH",
+        b"PAGER",
+        b"EDITOR",
+        b"VISUAL",
+        b"BROWSER",
+        b"SSH_ASKPASS",
+        b"MAKEFLAGS",
+        b"MAKEFILES",
+        b"LOCPATH",
+        b"GCONV_PATH",
+        b"JAVA_TOOL_OPTIONS",
+        b"_JAVA_OPTIONS",
+        b"CLASSPATH",
+        b"PHPRC",
+        b"PHP_INI_SCAN_DIR",
+        b"TCLLIBPATH",
+        b"R_PROFILE_USER",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 
 #[cfg(test)]
@@ -143,6 +191,25 @@ mod tests {
         assert_eq!(run(&baseline), list(&["A_KEY=y", "GH_TOKEN=x", "HOME=/h"]));
         assert_eq!(run(&within_a_sandbox(&baseline, &given, &keep)), list(&["GH_TOKEN=x", "HOME=/h"]));
         assert_eq!(within_a_sandbox(&baseline, &given, &[]), given);
+    }
+
+    #[test]
+    fn what_names_code_that_the_sandbox_can_write_does_not_come_from_the_session_either() {
+        let baseline = [
+            "BASH_ENV=/proj/rc",
+            "EDITOR=/usr/bin/vi",
+            "GIT_SSH_COMMAND=ssh -F /proj/config",
+            "HOME=/proj",
+            "LD_PRELOAD=/usr/lib/x.so:/proj/y.so",
+            "PYTHONPATH=.:/usr/lib",
+            "PYTHONSTARTUP=/home/u/rc",
+        ];
+        let changeable = |path: &[u8]| path.starts_with(b"/proj");
+        let run = |keep: &[String]| compute(&list(&baseline), &[], &[], keep, changeable);
+        let (env, changes) = run(&[]);
+        assert_eq!(env, list(&["EDITOR=/usr/bin/vi", "HOME=/proj", "PYTHONSTARTUP=/home/u/rc"]));
+        assert_eq!(changes.dropped, list(&["BASH_ENV", "GIT_SSH_COMMAND", "LD_PRELOAD", "PYTHONPATH"]));
+        assert!(run(&["PYTHONPATH".to_owned()]).0.contains(&Bytes(b"PYTHONPATH=.:/usr/lib".to_vec())));
     }
 
     #[test]

@@ -146,6 +146,9 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let mut notes: Vec<String> = config.notes.iter().chain(&config.said).cloned().collect();
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
     let mut turn = resolve(&config.turn, &bases, &directories, &config.sources)?;
+    let required = resolve(&config.required, &bases, &directories, &[])?;
+    turn.forgo_denied(&required);
+    turn.keep_denied(&required);
     let named = config
         .named
         .iter()
@@ -154,6 +157,8 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
             if name == "git" {
                 lead_to_worktrees(&mut resolved, &bases);
             }
+            resolved.forgo_denied(&required);
+            resolved.keep_denied(&required);
             // What the turn takes stays taken wherever else a command runs.
             resolved.keep_denied(&turn);
             if name == config::REQUESTED || name.starts_with(super::skills::PREFIX) {
@@ -167,7 +172,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         })
         .collect::<Result<std::collections::BTreeMap<_, _>, LaunchError>>()?;
     let reach = reach(&config, &turn, &named);
-    if let Some(path) = config.sources.iter().find(|path| reach.could_change(&real(path))) {
+    // The links on the way too: by another one the next session would go by another file.
+    let held =
+        |path: &Path| std::path::absolute(path).is_ok_and(|path| intake::leads(&path, &reach).is_some());
+    if let Some(path) = config.sources.iter().find(|path| !held(path)) {
         return Err(LaunchError::Source(path.clone()));
     }
     if let Some(path) = config.reviewers.programs().find_map(|program| writable(program, &reach)) {
@@ -308,7 +316,7 @@ fn new_id() -> io::Result<String> {
 }
 
 /// The project: the git root above the working directory, else that itself.
-pub(super) fn project_of(cwd: &Path) -> &Path {
+fn project_of(cwd: &Path) -> &Path {
     cwd.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok()).unwrap_or(cwd)
 }
 

@@ -99,8 +99,8 @@ impl Layers {
         for path in [Path::new(SYSTEM).join("config.toml"), directories.config.join("config.toml")] {
             files.extend(read_file(&path)?.map(|file| (path, file)));
         }
-        let project = project(directories, notes);
-        if let Some(config) = project.as_ref().and_then(|project| project.config.as_ref()) {
+        let projects = projects(directories, notes);
+        for config in projects.iter().filter_map(|project| project.config.as_ref()) {
             let file: File = toml::from_str(&config.text)
                 .map_err(|error| ConfigError::Parse { path: config.path.clone(), error: Box::new(error) })?;
             file.is_a_projects(&config.path)?;
@@ -123,7 +123,7 @@ impl Layers {
             allow_weaker: Vec::new(),
             environment: (shell_environment::Table::default(), None),
             rules: Vec::new(),
-            project_rules: project.map_or_else(Vec::new, |project| project.rules),
+            project_rules: projects.into_iter().flat_map(|project| project.rules).collect(),
             skills: options.skills.clone(),
             max_mib: 512,
         };
@@ -252,25 +252,21 @@ fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError>
     }
 }
 
-/// What the project says that is worked in, if it is trusted.
-fn project(directories: &Directories, notes: &mut Vec<String>) -> Option<Project> {
-    let cwd = std::env::current_dir().ok()?;
-    let found = match Project::of(&cwd) {
-        Ok(found) => found?,
-        Err(what) => {
-            notes.push(format!("the project's own policy does not count: {what}"));
-            return None;
+/// What the projects say that are worked in, of those that are trusted.
+fn projects(directories: &Directories, notes: &mut Vec<String>) -> Vec<Project> {
+    let Ok(cwd) = std::env::current_dir() else { return Vec::new() };
+    let mut trusted = Vec::new();
+    for found in Project::above(&cwd) {
+        match found {
+            Ok(found) if found.is_trusted(&directories.state) => trusted.push(found),
+            Ok(found) => notes.push(format!(
+                "{} does not count, since it is not trusted as it is now: `postern trust` shows it",
+                found.root.join(".postern").display()
+            )),
+            Err(what) => notes.push(format!("a project's own policy does not count: {what}")),
         }
-    };
-    if found.is_trusted(&directories.state) {
-        return Some(found);
     }
-    notes.push(
-        "the project's own policy (.postern) does not count, since it is not trusted as it is now: `postern trust` \
-         shows it"
-            .to_owned(),
-    );
-    None
+    trusted
 }
 
 impl File {

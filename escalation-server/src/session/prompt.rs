@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
@@ -41,7 +42,8 @@ pub(super) async fn ask(
     }
     if let Some((line, file)) = asked.rule.as_ref().zip(session.amended.as_ref()) {
         let text = format!(
-            "with `rule` every command that begins so is allowed, for good; written to {}:\n{}",
+            "with `rule` {} is allowed, for good; written to {}:\n{}",
+            if line.contains("exact = True") { "just this" } else { "every command that begins so" },
             shown(file),
             printable(line.as_bytes())
         );
@@ -49,6 +51,9 @@ pub(super) async fn ask(
     }
     let what = asked.summary.clone();
     let deny = |why: &str| Decision::Deny { reason: format!("{what} ({why}; {})", question.why) };
+    if request.argv.iter().map(|word| word.as_slice().len()).sum::<usize>() > LONGEST_COMMAND {
+        return (deny("its command line is too long to be shown"), Value::Null);
+    }
     if question.wider && !arguments.complete {
         return (deny("not every file that its arguments name can be looked at"), Value::Null);
     }
@@ -158,12 +163,18 @@ fn rule(session: &Session, request: &Request, judgement: &Judgement, question: &
         pattern.push(std::str::from_utf8(word.as_slice()).ok()?.to_owned());
     }
     let asked_for = session.stance.requested.as_ref().map(|requested| &requested.prefix);
-    if let Some(prefix) = asked_for.filter(|prefix| !prefix.is_empty()) {
+    let asked_for = asked_for.filter(|prefix| !prefix.is_empty());
+    if let Some(prefix) = asked_for {
+        // A program alone would be all that it can do.
+        if prefix.len() < 2 {
+            return None;
+        }
         pattern.clone_from(prefix);
     }
     let amendment = Amendment {
         pattern,
         verdict: Verdict::Allow,
+        exact: asked_for.is_none(),
         execution: Some(execution.clone()),
         justification: None,
     };
@@ -241,14 +252,39 @@ fn asked(
     // What starts others runs whatever they are, wherever that comes from.
     let names = [Some(request.given_path()), exe.map(|exe| exe.path.clone())];
     let launches = |path: &PathBuf| runs_what_lies_there(&path.to_string_lossy());
-    let launches = names.iter().flatten().any(launches) && request.skill.is_none();
+    let programs = rerun.map_or_else(Vec::new, |rerun| named_programs(&request.argv, &rerun.start.env));
+    let launches = names.iter().flatten().any(launches) || !programs.is_empty();
+    let launches = launches && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
     let lasting = !free || (arguments.steady && !launches);
     Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None, counted: false }
 }
 
+/// Programs that arguments name, by path or as a shell would find them: what is named may be started.
+fn named_programs(argv: &[Bytes], env: &[Bytes]) -> Vec<PathBuf> {
+    const MOST: usize = 256;
+    let path = env.iter().find_map(|variable| variable.as_slice().strip_prefix(b"PATH=")).unwrap_or_default();
+    let directories: Vec<&Path> =
+        path.split(|&byte| byte == b':').map(|entry| Path::new(OsStr::from_bytes(entry))).collect();
+    let words = argv.iter().skip(1).flat_map(|word| word.as_slice().split(u8::is_ascii_whitespace));
+    let programs = words.take(MOST).filter(|word| !word.is_empty()).flat_map(|word| {
+        let word = Path::new(OsStr::from_bytes(word));
+        // A name by PATH; a path stands for itself.
+        let places = if word.components().count() == 1 { &directories[..] } else { &[Path::new("/")] };
+        places.iter().map(move |place| place.join(word)).collect::<Vec<_>>()
+    });
+    let executable = |path: &PathBuf| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    programs.filter(executable).collect()
+}
+
 /// The name of the field that says what a yes gives.
 const DIFFERENCE: &str = "unlike the shell";
+/// The name of the field that says what would run.
+const COMMAND: &str = "command";
+/// The longest command line that is shown, in bytes; a longer one is denied.
+const LONGEST_COMMAND: usize = 16 << 10;
 
 fn fields(
     session: &Session,
@@ -262,13 +298,14 @@ fn fields(
     let mut fields = Vec::new();
     let mut add = |name: &str, text: String| {
         if !text.is_empty() {
-            // What a yes gives is never cut.
-            let text = if name == DIFFERENCE { text } else { cut(text) };
+            // What would run, and what a yes gives, is never cut.
+            let whole = [DIFFERENCE, COMMAND].contains(&name);
+            let text = if whole { text } else { cut(text) };
             fields.push(Field { name: name.to_owned(), text });
         }
     };
     let line = command_line(request.argv.iter().map(Bytes::as_slice));
-    add("command", line.clone());
+    add(COMMAND, line.clone());
     if let Some(exe) = &request.attested.exe {
         let path = shown(&exe.path);
         let owner = User::from_uid(Uid::from_raw(exe.file.uid)).ok().flatten();

@@ -1,7 +1,9 @@
 //! `requirements.toml` of the machine's operator: what nobody below may ask for.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
+use nix::unistd::{User, geteuid};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -61,6 +63,7 @@ struct Permissions {
 struct Filesystem {
     #[serde(default)]
     deny_read: Vec<String>,
+    glob_scan_max_depth: Option<NonZeroU32>,
 }
 
 /// What every session on this machine is held to.
@@ -73,6 +76,7 @@ pub(super) struct Requirements {
     /// None: all are.
     modes: Option<Vec<String>>,
     denied: Vec<Entry>,
+    glob_depth: Option<NonZeroU32>,
     rules: Vec<Rule>,
 }
 
@@ -134,25 +138,31 @@ impl Requirements {
     pub(super) fn turn(&self, asked: Profile, explicit: bool, said: &mut Vec<String>) -> Profile {
         let kind = kind(&asked);
         let allowed = self.modes.as_ref().is_none_or(|modes| modes.iter().any(|mode| mode == kind));
-        let mut used = if allowed {
-            asked
-        } else {
-            if explicit {
-                said.push(format!(
-                    "requirements.toml does not allow {}, which is {kind}: it is read-only instead",
-                    asked.name
-                ));
-            }
-            let denied = asked.filesystem.into_iter().flatten().filter(|entry| entry.access == Access::None);
-            let mut used = profile::read_only();
-            used.filesystem.get_or_insert_default().extend(denied);
-            Profile { glob_depth: asked.glob_depth, ..used }
-        };
-        if let Some(entries) = &mut used.filesystem {
-            let new = self.denied.iter().filter(|entry| !entries.contains(entry)).cloned();
-            entries.extend(new.collect::<Vec<_>>());
+        if allowed {
+            return asked;
         }
-        used
+        if explicit {
+            said.push(format!(
+                "requirements.toml does not allow {}, which is {kind}: it is read-only instead",
+                asked.name
+            ));
+        }
+        let denied = asked.filesystem.into_iter().flatten().filter(|entry| entry.access == Access::None);
+        let mut used = profile::read_only();
+        used.filesystem.get_or_insert_default().extend(denied);
+        Profile { glob_depth: asked.glob_depth, ..used }
+    }
+
+    /// A profile that gives nothing, and takes what nobody may read.
+    pub(super) fn denied(&self) -> Profile {
+        let name = "requirements.toml".to_owned();
+        let filesystem = Some(self.denied.clone());
+        Profile {
+            name,
+            filesystem,
+            glob_depth: self.glob_depth,
+            ..profile::without_writing(profile::read_only())
+        }
     }
 }
 
@@ -163,10 +173,12 @@ fn kind(profile: &Profile) -> &'static str {
     let writes = |entry: &&Entry| entry.access == Access::Write;
     let everything = |entry: &Entry| match &entry.place {
         Place::Root => true,
-        Place::Path(path) => path.parent().is_none(),
+        // By whatever way it leads there.
+        Place::Path(path) => path.canonicalize().unwrap_or_else(|_| path.clone()).parent().is_none(),
         _ => false,
     };
     match entries.iter().filter(writes).map(everything).max() {
+        None if profile.network || !profile.unix_sockets.is_empty() => workspace_write,
         None => read_only,
         Some(false) => workspace_write,
         Some(true) => full,
@@ -224,21 +236,29 @@ fn parse(path: &Path, text: &str, home: &Path) -> Result<Requirements, ConfigErr
         let modes = found.modes.get_or_insert_with(|| MODES.map(str::to_owned).to_vec());
         modes.retain(|mode| mode != MODES[2]);
     }
-    for text in parsed.permissions.filesystem.deny_read {
+    found.glob_depth = parsed.permissions.filesystem.glob_scan_max_depth;
+    // Whatever HOME says: what is meant is the account's.
+    let account = User::from_uid(geteuid()).ok().flatten().map(|user| user.dir);
+    let homes = || [home].into_iter().chain(account.as_deref().filter(|own| *own != home));
+    let denied = parsed.permissions.filesystem.deny_read;
+    for (text, home) in denied.iter().flat_map(|text| homes().map(move |home| (text, home))) {
         let key = "permissions.filesystem.deny_read";
-        let whole = expand(&text, home);
+        let whole = expand(text, home);
         if !whole.is_absolute() {
             return Err(wrong(
                 key,
                 format!("expected a path or pattern that begins with / or ~/, got `{text}`"),
             ));
         }
-        let place = if is_pattern(&text) {
+        let place = if is_pattern(text) {
             Place::Glob(whole.to_string_lossy().into_owned())
         } else {
             Place::Path(whole)
         };
-        found.denied.push(Entry { place, access: Access::None });
+        let entry = Entry { place, access: Access::None };
+        if !found.denied.contains(&entry) {
+            found.denied.push(entry);
+        }
     }
     for rule in parsed.rules.prefix_rules {
         let line = text.get(..rule.span().start).unwrap_or_default().matches('\n').count() + 1;
@@ -276,6 +296,7 @@ fn rule(rule: PrefixRule, path: &Path, line: usize) -> Result<Rule, ConfigError>
         justification,
         allowed,
         audit: false,
+        exact: false,
         anywhere: true,
         file: file.clone(),
         line,
@@ -313,6 +334,12 @@ mod tests {
         let requirements = read("allowed_sandbox_modes = ['read-only', 'workspace-write']").unwrap();
         let entry = |path: &str, access| Entry { place: Place::Path(path.into()), access };
         let entries = vec![entry("/", Access::Write), entry("/secret", Access::None)];
+        for everywhere in ["/usr/..", "/proc/self/root"] {
+            let filesystem = Some(vec![entry(everywhere, Access::Write)]);
+            let asked = Profile { filesystem, ..profile::read_only() };
+            assert_eq!(requirements.turn(asked, false, &mut Vec::new()).name, "read-only");
+        }
+        assert_eq!(kind(&Profile { network: true, ..profile::read_only() }), "workspace-write");
         let asked = Profile { filesystem: Some(entries), name: "mine".to_owned(), ..profile::read_only() };
         let used = requirements.turn(asked, false, &mut Vec::new());
         assert!(
@@ -322,13 +349,15 @@ mod tests {
 
     #[test]
     fn what_nobody_may_read_is_denied_to_all_and_leaves_no_full_access() {
-        let requirements = read("permissions.filesystem.deny_read = ['~/.ssh', '/**/*.pem']").unwrap();
+        let requirements = read("permissions.filesystem.deny_read = ['~/.ssh', '/srv/**/*.pem']").unwrap();
         let mut said = Vec::new();
-        let used = requirements.turn(profile::danger_full_access(), true, &mut said);
+        assert_eq!(requirements.turn(profile::danger_full_access(), true, &mut said).name, "read-only");
         assert!(said[0].contains("danger-full-access"));
-        let entries = used.filesystem.unwrap();
+        let entries = requirements.denied().filesystem.unwrap();
         let denied = |place| entries.contains(&Entry { place, access: Access::None });
-        assert!(denied(Place::Path("/home/u/.ssh".into())) && denied(Place::Glob("/**/*.pem".to_owned())));
+        assert!(
+            denied(Place::Path("/home/u/.ssh".into())) && denied(Place::Glob("/srv/**/*.pem".to_owned()))
+        );
         assert_eq!(requirements.turn(profile::workspace_write(), true, &mut said).name, "workspace-write");
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -103,11 +103,15 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
     let directory = path.parent().unwrap_or(Path::new("."));
     let directories = directories().map_err(|error| error.to_string())?;
     let _lock = lock(&directories).map_err(failed)?;
-    let (text, mode) = match std::fs::read_to_string(&path) {
-        Ok(text) => (text, path.metadata().map_err(failed)?.permissions().mode() & 0o7777),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 0o600),
+    let found = match path.metadata() {
+        Ok(found) if !found.is_file() => return Err(format!("{} is no regular file", path.display())),
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => None,
         Err(error) => return Err(failed(error)),
     };
+    let text = if found.is_some() { std::fs::read_to_string(&path).map_err(failed)? } else { String::new() };
+    let mode = found.as_ref().map_or(0o600, |found| found.permissions().mode() & 0o7777);
+    let owner = found.map(|found| (found.uid(), found.gid()));
     let changed = change(&text)?;
     if changed == text {
         return Ok(());
@@ -117,7 +121,12 @@ fn rewrite(path: &Path, change: impl FnOnce(&str) -> Result<String, String>) -> 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = directory.join(format!(".{name}.{}", std::process::id()));
     let write = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // Left by an earlier writer, or somebody else's: never opened.
+        let _stale = std::fs::remove_file(&new);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        if let Some((uid, gid)) = owner.filter(|_| nix::unistd::geteuid().is_root()) {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
         file.write_all(changed.as_bytes())?;
         file.set_permissions(PermissionsExt::from_mode(mode))?;
         file.sync_all()?;

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::asker::Asker;
 use super::control::{Control, prompt_id};
 use super::review::Reviewers;
-use super::{pipeline, sockets};
+use super::{environ, intake, pipeline, sockets};
 use crate::approval::{Chain, Desk, State};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Executable, Execution, Skill};
@@ -197,7 +197,9 @@ async fn serve_async(setup: Setup) {
         Err(error) => return fail(&setup.front, &error.to_string()),
     };
     let (control, patience) = attend(&setup.state, &setup.id, setup.patience, &recorder);
-    let environment = setup.baseline.iter().filter_map(|variable| {
+    let changeable = |path: &[u8]| intake::leads(Path::new(OsStr::from_bytes(path)), &setup.reach).is_none();
+    let (environment, _) = environ::compute(&setup.baseline, &[], &[], &[], changeable);
+    let environment = environment.iter().filter_map(|variable| {
         let at = variable.as_slice().iter().position(|&byte| byte == b'=')?;
         let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
         Some((part(variable.as_slice().get(..at)?), part(variable.as_slice().get(at + 1..)?)))

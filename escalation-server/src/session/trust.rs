@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use super::control;
 use super::directories::Directories;
-use super::launch::project_of;
 
 /// The longest file, in bytes, and the most of them.
 const MOST_BYTES: u64 = 1 << 20;
@@ -23,18 +22,25 @@ pub(crate) struct Text {
 /// What a project says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Project {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     pub(super) config: Option<Text>,
     pub(super) rules: Vec<Text>,
 }
 
 impl Project {
-    /// The policy of the project that a directory is in; none if it has none.
+    /// The policies of a directory and of all above it: what somebody puts in between takes nothing away.
     ///
     /// # Errors
-    /// What is wrong with its files, so that nobody can trust them.
-    pub(super) fn of(directory: &Path) -> Result<Option<Self>, String> {
-        let root = project_of(directory).to_path_buf();
+    /// Each on its own: what is wrong with its files, so that nobody can trust them.
+    pub(super) fn above(directory: &Path) -> Vec<Result<Self, String>> {
+        let found: Vec<_> = directory.ancestors().filter_map(|root| Self::of(root).transpose()).collect();
+        // The nearest one last, which counts.
+        found.into_iter().rev().collect()
+    }
+
+    /// The policy of a directory; none if it has none.
+    fn of(root: &Path) -> Result<Option<Self>, String> {
+        let root = root.to_path_buf();
         let own = root.join(".postern");
         // A link could lead to what changes without anybody noticing.
         let plain = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_dir());
@@ -111,8 +117,8 @@ pub(crate) struct Shown {
 fn found(directory: &Path) -> Result<(Project, Directories), String> {
     let directories = Directories::find()?;
     let directory = directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
-    let project = Project::of(&directory)?;
-    let none = || format!("{} has no policy of its own", project_of(&directory).display());
+    let project = Project::above(&directory).pop().transpose()?;
+    let none = || format!("{} has no policy of its own, and nothing above it", directory.display());
     Ok((project.ok_or_else(none)?, directories))
 }
 
@@ -161,7 +167,7 @@ pub(crate) fn trust(directory: &Path, hash: &str) -> Result<(), String> {
     std::fs::rename(&new, &path).map_err(failed)
 }
 
-/// Trusts nothing of a project any more.
+/// Trusts nothing of a project any more: of the nearest one that is trusted.
 ///
 /// # Errors
 /// If nothing was trusted.
@@ -170,11 +176,11 @@ pub(crate) fn distrust(directory: &Path) -> Result<(), String> {
     outside()?;
     // Whether or not there still is anything to be trusted.
     let directory = directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
-    let record = record(project_of(&directory), &directories.state);
-    std::fs::remove_file(&record).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "it was not trusted".to_owned(),
-        _ => format!("{}: {error}", record.display()),
-    })
+    let records = directory.ancestors().map(|root| record(root, &directories.state));
+    let Some(record) = records.into_iter().find(|record| record.exists()) else {
+        return Err("it was not trusted".to_owned());
+    };
+    std::fs::remove_file(&record).map_err(|error| format!("{}: {error}", record.display()))
 }
 
 /// What a session runs does not say whom the next one is to trust.
