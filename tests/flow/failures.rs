@@ -57,6 +57,10 @@ fn what_failed_runs_a_second_time_if_somebody_says_so() {
         };
         assert_eq!((runs.len(), told(0), told(1)), (2, ("turn_default", 4), ("unsandboxed", 0)));
         assert_eq!(runs[1]["judgement"]["source"], "failure");
+        for (at, part) in [(0, "so that a failure is seen"), (1, "it failed inside the sandbox")] {
+            let why = finish(world.postern().arg("why").arg(runs[at]["seq"].to_string()));
+            assert!(text(&why.stdout).contains(part), "{}", text(&why.stdout));
+        }
     });
 }
 

@@ -155,6 +155,8 @@ fn a_projects_policy_counts_while_it_is_what_was_trusted() {
         assert_eq!(stdout(&output), "126\n1");
         world.write("ws/.postern/rules/p.rules", "prefix_rule(['git', 'status'], decision = 'forbidden') \n");
         assert_eq!(run(), "0\n0", "any change is another policy");
+        let said = text(&finish(world.postern().args(["--", "-fc", "true"])).stderr);
+        assert!(said.contains("it has changed since it was trusted"), "{said}");
         world.write("ws/.postern/rules/p.rules", rules);
         assert_eq!(run(), "126\n1");
         assert!(trust(world, &["--revoke"]).0);

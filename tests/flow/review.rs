@@ -182,6 +182,7 @@ fn a_program_that_the_sandbox_could_write_answers_nothing() {
             (vec![&*by], Some("outside/by")),
             (vec![sh, &*path], Some("ws/guard")),
             (vec![&*good, sh], None),
+            (vec![std::path::Path::new("/nowhere/guard")], Some("/nowhere/guard is no program")),
         ] {
             let command: Vec<_> = command.iter().map(|path| format!("'{}'", path.display())).collect();
             let config = format!(

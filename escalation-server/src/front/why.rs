@@ -38,6 +38,7 @@ fn text(value: &Value) -> String {
 /// Sentences, most important first.
 fn explain(record: &Value) -> impl Iterator<Item = String> {
     let mut sentences = vec![asked(record), decided(record), source(record)];
+    sentences.extend(reviewed(record));
     sentences.extend(answered(record));
     sentences.push(change(record));
     sentences.extend(environment(record));
@@ -96,10 +97,24 @@ fn source(record: &Value) -> String {
         let name = printable(name.as_bytes());
         return format!("Because: it is a script of the skill {name}, which runs under what that declares.");
     }
-    let Some(rule) = rule(record) else {
-        return "Because: no rule matches, and what no rule matches runs in place.".to_owned();
-    };
     let judgement = &record["judgement"];
+    let Some(rule) = rule(record) else {
+        return match (judgement["source"].as_str(), judgement["decision"].as_str()) {
+            (Some("failure"), _) => {
+                "Because: it failed inside the sandbox, and under the approval policy on-failure somebody may let it \
+                 run a second time without one."
+            }
+            (_, Some("prompt")) => {
+                "Because: no rule matches, and the approval policy, or what the turn asks for, wants a question."
+            }
+            _ if record["decision"] == "escalate" => {
+                "Because: no rule matches, and under the approval policy on-failure it runs as a command of its own, \
+                 so that a failure is seen."
+            }
+            _ => "Because: no rule matches, and what no rule matches runs in place.",
+        }
+        .to_owned();
+    };
     let matched: Vec<String> = judgement["matched"].as_array().into_iter().flatten().map(text).collect();
     let justification = match &judgement["rule"]["justification"] {
         Value::Null => String::new(),
@@ -110,6 +125,19 @@ fn source(record: &Value) -> String {
         matched.join(" "),
         text(&judgement["decision"])
     )
+}
+
+/// What programs said before.
+fn reviewed(record: &Value) -> impl Iterator<Item = String> {
+    record["approval"]["reviews"].as_array().into_iter().flatten().map(|review| {
+        let said = match review["outcome"].as_str() {
+            Some(outcome) => format!("said {outcome}"),
+            None => "gave no answer".to_owned(),
+        };
+        let why = text(&review["rationale"]);
+        let colon = if why.is_empty() { "" } else { ": " };
+        format!("Reviewer: {} {said}{colon}{why}.", text(&review["by"]))
+    })
 }
 
 fn answered(record: &Value) -> Option<String> {

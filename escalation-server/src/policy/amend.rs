@@ -87,7 +87,9 @@ fn is_bare(words: &[String]) -> bool {
     if starts_at(name, &others).is_some() {
         // `sudo -u root`, `timeout 5`: nothing is left that it would start.
         let started = inner(&argv, Path::new(program)).map_or(0, <[Bytes]>::len);
-        return started == 0 || is_bare(words.get(words.len() - started..).unwrap_or_default());
+        let (own, started) = words.split_at(words.len() - started);
+        // Not every option is known: what looks like a command may be a value.
+        return started.is_empty() || own.iter().any(|word| word.starts_with('-')) || is_bare(started);
     }
     match others.as_slice() {
         [option, _, ..] if INLINE.contains(option) && starts_others(Path::new(program)) => false,
@@ -201,6 +203,8 @@ mod tests {
             "env -i",
             "sudo",
             "sudo -u root",
+            "sudo --role x",
+            "env -a cat",
             "git -C .",
             "git -c x=y push",
             "python3 -W ignore",

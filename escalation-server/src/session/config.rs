@@ -115,10 +115,10 @@ fn mode(name: &str) -> Option<Profile> {
 /// The first thing that is wrong, with its place.
 pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Config, ConfigError> {
     let mut notes = Vec::new();
-    let layers = Layers::read(options, directories, &mut notes)?;
+    let mut said = Vec::new();
+    let layers = Layers::read(options, directories, &mut notes, &mut said)?;
     let mut named = layers.named;
     let requirements = Requirements::read(&directories.home)?;
-    let mut said = Vec::new();
     let explicit = layers.approval.is_some();
     let approval = requirements.approval(layers.approval.unwrap_or_default(), explicit, &mut said);
     let explicit = layers.reviewers.is_some();

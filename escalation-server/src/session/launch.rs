@@ -59,6 +59,8 @@ pub(crate) enum LaunchError {
          hold rules about hosts: withhold the network, or allow it with allow_weaker = [\"network_rules\"]"
     )]
     Hosts { place: String, host: String, profile: String },
+    #[error("the reviewer {0} is no program that this user can execute")]
+    Reviewer(PathBuf),
     #[error("--pass-fd {number}: {what}")]
     PassFd { number: i32, what: String },
     #[error("--add-dir {path}: {error}")]
@@ -177,6 +179,9 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         |path: &Path| std::path::absolute(path).is_ok_and(|path| intake::leads(&path, &reach).is_some());
     if let Some(path) = config.sources.iter().find(|path| !held(path)) {
         return Err(LaunchError::Source(path.clone()));
+    }
+    if let Some(reviewer) = config.reviewers.programs().find(|reviewer| !executable(&reviewer.program)) {
+        return Err(LaunchError::Reviewer(reviewer.program.clone()));
     }
     if let Some(path) = config.reviewers.programs().find_map(|program| writable(program, &reach)) {
         return Err(LaunchError::Source(path));
@@ -391,6 +396,10 @@ fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<St
     }
     let profiles = granted(config).filter_map(|name| named.get(name));
     Reach::of(profiles.chain([turn]))
+}
+
+fn executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
 /// What of a reviewer a sandbox could make another: its program, what interprets that, a file among its

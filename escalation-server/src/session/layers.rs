@@ -86,7 +86,7 @@ pub(super) struct Layers {
 const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Layers {
-    /// Reads all files, and notes what of them does not count.
+    /// Reads all files, and notes what of them does not count, or says so where somebody may rely on it.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.
@@ -94,12 +94,13 @@ impl Layers {
         options: &Options,
         directories: &Directories,
         notes: &mut Vec<String>,
+        said: &mut Vec<String>,
     ) -> Result<Self, ConfigError> {
         let mut files = Vec::new();
         for path in [Path::new(SYSTEM).join("config.toml"), directories.config.join("config.toml")] {
             files.extend(read_file(&path)?.map(|file| (path, file)));
         }
-        let projects = projects(directories, notes);
+        let projects = projects(directories, notes, said);
         for config in projects.iter().filter_map(|project| project.config.as_ref()) {
             let file: File = toml::from_str(&config.text)
                 .map_err(|error| ConfigError::Parse { path: config.path.clone(), error: Box::new(error) })?;
@@ -253,16 +254,22 @@ fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError>
 }
 
 /// What the projects say that are worked in, of those that are trusted.
-fn projects(directories: &Directories, notes: &mut Vec<String>) -> Vec<Project> {
+fn projects(directories: &Directories, notes: &mut Vec<String>, said: &mut Vec<String>) -> Vec<Project> {
     let Ok(cwd) = std::env::current_dir() else { return Vec::new() };
     let mut trusted = Vec::new();
     for found in Project::above(&cwd) {
         match found {
             Ok(found) if found.is_trusted(&directories.state) => trusted.push(found),
-            Ok(found) => notes.push(format!(
-                "{} does not count, since it is not trusted as it is now: `postern trust` shows it",
-                found.root.join(".postern").display()
-            )),
+            Ok(found) => {
+                let own = found.root.join(".postern");
+                let what = format!("{} does not count: `postern trust` shows it", own.display());
+                // Fewer rules than somebody relies on are worth a word.
+                if found.was_trusted(&directories.state) {
+                    said.push(format!("{what}; it has changed since it was trusted"));
+                } else {
+                    notes.push(what);
+                }
+            }
             Err(what) => notes.push(format!("a project's own policy does not count: {what}")),
         }
     }

@@ -37,17 +37,18 @@ pub(super) async fn ask(
     let arguments = Arguments::of(request, &kept(rerun), &session.reach);
     let hash = program_hash(session, request, handles, rerun);
     let mut asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
-    if asked.lasting {
-        asked.rule = rule(session, request, judgement, question);
-    }
-    if let Some((line, file)) = asked.rule.as_ref().zip(session.amended.as_ref()) {
+    let rule = session.amended.as_ref().filter(|_| asked.lasting);
+    if let Some(file) = rule
+        && let Some((line, exact)) = self::rule(session, request, judgement, question)
+    {
         let text = format!(
             "with `rule` {} is allowed, for good; written to {}:\n{}",
-            if line.contains("exact = True") { "just this" } else { "every command that begins so" },
+            if exact { "just this" } else { "every command that begins so" },
             shown(file),
             printable(line.as_bytes())
         );
         asked.fields.push(Field { name: "rule".to_owned(), text });
+        asked.rule = Some(line);
     }
     let what = asked.summary.clone();
     let deny = |why: &str| Decision::Deny { reason: format!("{what} ({why}; {})", question.why) };
@@ -144,9 +145,14 @@ fn approval(answer: &Answer) -> Value {
 }
 
 /// The rule that would have made this question unnecessary: about commands that begin with these words, or
-/// with fewer if the turn has asked for that. None where it would not, or would give more than a yes does.
-fn rule(session: &Session, request: &Request, judgement: &Judgement, question: &Question) -> Option<String> {
-    session.amended.as_ref()?;
+/// with fewer if the turn has asked for that. None where it would not, or would give more than a
+/// yes does. With whether it is about just these words.
+fn rule(
+    session: &Session,
+    request: &Request,
+    judgement: &Judgement,
+    question: &Question,
+) -> Option<(String, bool)> {
     let unruled = matches!(judgement.source, Source::Heuristic { .. } | Source::Failure { .. });
     if !unruled || request.context != ContextId::TURN {
         return None;
@@ -183,7 +189,7 @@ fn rule(session: &Session, request: &Request, judgement: &Judgement, question: &
     let subject = Subject::of(request, &given);
     let then = policy::judge(&amended, &subject, &session.default_execution, &session.stance);
     let enough = then.verdict == Verdict::Allow && then.allowed.execution == Some(execution);
-    enough.then_some(line)
+    enough.then_some((line, amendment.exact))
 }
 
 /// BLAKE3 of what would run.

@@ -76,6 +76,11 @@ impl Project {
         hasher.finalize()
     }
 
+    /// Whether the user has trusted it, as it is now or as it was.
+    pub(super) fn was_trusted(&self, state: &Path) -> bool {
+        record(&self.root, state).exists()
+    }
+
     /// Whether it is what the user has trusted.
     pub(super) fn is_trusted(&self, state: &Path) -> bool {
         let known = std::fs::read_to_string(record(&self.root, state));
