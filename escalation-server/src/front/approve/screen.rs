@@ -296,7 +296,7 @@ mod tests {
     fn state(session: &str, waiting: &[Prompt]) -> State {
         State {
             session: session.to_owned(),
-            cwd: format!("/work/{session}"),
+            cwd: format!("/home/me/{session}"),
             waiting: waiting.to_vec(),
             grants: Vec::new(),
             history: Vec::new(),
@@ -591,7 +591,7 @@ mod tests {
         sitting.keys("k");
         assert_eq!(sitting.selected(), "bbbb");
         sitting.press(KeyCode::Esc);
-        sitting.keys("/work/two");
+        sitting.keys("/me/two");
         sitting.press(KeyCode::Enter);
         sitting.keys("j");
         assert_eq!(sitting.selected(), "cccc");
