@@ -157,6 +157,10 @@ fn a_projects_policy_counts_while_it_is_what_was_trusted() {
         assert_eq!(run(), "0\n0", "any change is another policy");
         let said = text(&finish(world.postern().args(["--", "-fc", "true"])).stderr);
         assert!(said.contains("it has changed since it was trusted"), "{said}");
+        // Nor does what cannot be read go without a word.
+        std::fs::write(world.workspace.join(".postern/rules/p.rules"), b"\xff").unwrap();
+        let said = text(&finish(world.postern().args(["--", "-fc", "true"])).stderr);
+        assert!(said.contains("it has changed since it was trusted"), "{said}");
         world.write("ws/.postern/rules/p.rules", rules);
         assert_eq!(run(), "126\n1");
         assert!(trust(world, &["--revoke"]).0);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use postern_shim::wire::Bytes;
 
-use super::heuristics::{hides, inner, starts_at, starts_others};
+use super::heuristics::{hides, inner, runs_what_lies_there, starts_at, starts_others};
 use crate::flow::{Execution, Verdict};
 
 /// A rule about these first words, to be written to a file.
@@ -99,61 +99,6 @@ fn is_bare(words: &[String]) -> bool {
         [word, ..] if !word.starts_with('-') => false,
         _ => runs_what_lies_there(program),
     }
-}
-
-/// Whether a program runs what its input, its arguments or its directory says.
-pub(crate) fn runs_what_lies_there(program: &str) -> bool {
-    const BY_CONFIGURATION: [&str; 47] = [
-        "ansible",
-        "ant",
-        "bazel",
-        "bundle",
-        "cabal",
-        "cmake",
-        "composer",
-        "docker",
-        "dotnet",
-        "dune",
-        "emacs",
-        "ex",
-        "gdb",
-        "gem",
-        "git",
-        "gradle",
-        "helm",
-        "hg",
-        "just",
-        "kubectl",
-        "lldb",
-        "man",
-        "meson",
-        "mix",
-        "mvn",
-        "nix",
-        "nvim",
-        "pip",
-        "pnpm",
-        "podman",
-        "poetry",
-        "pytest",
-        "rake",
-        "rsync",
-        "scons",
-        "scp",
-        "sftp",
-        "stack",
-        "svn",
-        "swift",
-        "task",
-        "terraform",
-        "tox",
-        "uv",
-        "vi",
-        "vim",
-        "yarn",
-    ];
-    let name = program.rsplit('/').next().unwrap_or_default();
-    BY_CONFIGURATION.contains(&name) || starts_others(Path::new(program))
 }
 
 #[cfg(test)]

@@ -203,10 +203,80 @@ fn commands(script: &str) -> Vec<Vec<&str>> {
     pieces.filter(|words| !words.is_empty()).collect()
 }
 
+/// Whether a program runs what its input, its arguments or its directory says.
+pub(crate) fn runs_what_lies_there(program: &str) -> bool {
+    const BY_CONFIGURATION: [&str; 61] = [
+        "ansible",
+        "ant",
+        "at",
+        "bazel",
+        "bundle",
+        "cabal",
+        "ccache",
+        "cmake",
+        "composer",
+        "crontab",
+        "debugfs",
+        "docker",
+        "dotnet",
+        "dune",
+        "ed",
+        "emacs",
+        "ex",
+        "gcc",
+        "gdb",
+        "gem",
+        "git",
+        "gradle",
+        "helm",
+        "hg",
+        "just",
+        "kubectl",
+        "less",
+        "lldb",
+        "man",
+        "meson",
+        "mix",
+        "mvn",
+        "nc",
+        "ncat",
+        "nix",
+        "nvim",
+        "pip",
+        "pnpm",
+        "podman",
+        "poetry",
+        "pytest",
+        "rake",
+        "rsync",
+        "scons",
+        "scp",
+        "sed",
+        "sftp",
+        "socat",
+        "sqlite",
+        "stack",
+        "svn",
+        "swift",
+        "tar",
+        "task",
+        "terraform",
+        "tox",
+        "uv",
+        "vi",
+        "view",
+        "vim",
+        "yarn",
+    ];
+    let path = Path::new(program);
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    BY_CONFIGURATION.contains(&without_version(name)) || starts_others(path)
+}
+
 /// Programs that run whatever somebody tells them: interpreters, what starts another program, what
 /// builds by instructions from a directory.
-pub(crate) fn starts_others(program: &Path) -> bool {
-    const NAMES: [&str; 91] = [
+pub(super) fn starts_others(program: &Path) -> bool {
+    const NAMES: [&str; 77] = [
         "sh",
         "bash",
         "dash",
@@ -275,35 +345,23 @@ pub(crate) fn starts_others(program: &Path) -> bool {
         "tmux",
         "screen",
         "expect",
-        "socat",
-        "nc",
-        "ncat",
         "start-stop-daemon",
         "entr",
         "rlwrap",
         "fakeroot",
         "xvfb-run",
-        "sqlite",
         "java",
         "R",
         "Rscript",
         "julia",
-        "gcc",
-        "ccache",
-        "crontab",
-        "at",
-        "debugfs",
-        "ed",
-        "less",
-        "view",
-        "sed",
-        "tar",
     ];
     let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    // python3.11 is python.
-    let name =
-        name.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.' || letter == '-');
-    NAMES.contains(&name) || starts_at(name, &[]).is_some()
+    NAMES.contains(&without_version(name)) || starts_at(name, &[]).is_some()
+}
+
+/// python3.11 is python.
+fn without_version(name: &str) -> &str {
+    name.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.' || letter == '-')
 }
 
 /// Programs that read or print whatever their arguments.

@@ -7,7 +7,8 @@ mod language;
 mod rules;
 mod stance;
 
-pub(crate) use amend::{Amendment, runs_what_lies_there};
+pub(crate) use amend::Amendment;
+pub(crate) use heuristics::runs_what_lies_there;
 pub(crate) use judge::{Counts, Subject, consider, is_called, judge, matches};
 pub(crate) use language::{LoadError, load};
 pub(crate) use rules::{NetworkRule, Policy, Rule};

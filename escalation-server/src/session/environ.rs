@@ -91,16 +91,20 @@ pub(super) fn compute(
         }
     }
     // What the session was started with may name files that the asker could write since.
-    let named = |value: &[u8]| {
-        let pieces = value.split(|byte| b":=,; '\"".contains(byte)).filter(|piece| !piece.is_empty());
-        let relative =
-            |piece: &[u8]| piece.starts_with(b".") || !piece.starts_with(b"/") && piece.contains(&b'/');
-        pieces.into_iter().any(|piece| relative(piece) || piece.starts_with(b"/") && changeable(piece))
+    let named = |name: &[u8], value: &[u8]| {
+        let place = is_place(name);
+        // Of a place anything but an absolute path is the working directory's, nothing too.
+        let relative = |piece: &[u8]| piece.starts_with(b".") || place || piece.contains(&b'/');
+        let look = |piece: &[u8]| if piece.starts_with(b"/") { changeable(piece) } else { relative(piece) };
+        match place {
+            true => !value.is_empty() && value.split(|&byte| byte == b':').any(look),
+            false => value.split(|byte| b":=,; '\"".contains(byte)).any(look),
+        }
     };
     let kept = |name: &[u8]| keep.iter().any(|kept| kept.as_bytes() == name);
     let hooks: Vec<_> = result
         .iter()
-        .filter(|(name, value)| is_hook(name) && !kept(name) && named(value))
+        .filter(|(name, value)| is_hook(name) && !kept(name) && named(name, value))
         .map(|(name, _)| *name)
         .collect();
     for name in hooks {
@@ -115,6 +119,32 @@ pub(super) fn compute(
 fn ours(name: &[u8]) -> bool {
     matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR" | b"LOGNAME")
         || name.starts_with(b"POSTERN_")
+}
+
+/// Whether a variable is a file that programs run, or directories in which they look for some.
+fn is_place(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 19] = [
+        b"BASH_ENV",
+        b"ENV",
+        b"ZDOTDIR",
+        b"FPATH",
+        b"CDPATH",
+        b"PYTHONPATH",
+        b"PYTHONSTARTUP",
+        b"PYTHONHOME",
+        b"PERL5LIB",
+        b"PERLLIB",
+        b"RUBYLIB",
+        b"NODE_PATH",
+        b"CLASSPATH",
+        b"LD_LIBRARY_PATH",
+        b"LOCPATH",
+        b"GCONV_PATH",
+        b"GIT_DIR",
+        b"GIT_EXEC_PATH",
+        b"MAKEFILES",
+    ];
+    NAMES.contains(&name)
 }
 
 /// Whether programs read code, or where code lies, from a variable.
@@ -201,14 +231,19 @@ mod tests {
             "GIT_SSH_COMMAND=ssh -F /proj/config",
             "HOME=/proj",
             "LD_PRELOAD=/usr/lib/x.so:/proj/y.so",
+            "PERL5LIB=lib",
             "PYTHONPATH=.:/usr/lib",
             "PYTHONSTARTUP=/home/u/rc",
+            "PYTHONUNBUFFERED=1",
+            "RUBYLIB=:/usr/lib",
         ];
         let changeable = |path: &[u8]| path.starts_with(b"/proj");
         let run = |keep: &[String]| compute(&list(&baseline), &[], &[], keep, changeable);
         let (env, changes) = run(&[]);
-        assert_eq!(env, list(&["EDITOR=/usr/bin/vi", "HOME=/proj", "PYTHONSTARTUP=/home/u/rc"]));
-        assert_eq!(changes.dropped, list(&["BASH_ENV", "GIT_SSH_COMMAND", "LD_PRELOAD", "PYTHONPATH"]));
+        let arrives = ["EDITOR=/usr/bin/vi", "HOME=/proj", "PYTHONSTARTUP=/home/u/rc", "PYTHONUNBUFFERED=1"];
+        assert_eq!(env, list(&arrives));
+        let dropped = ["BASH_ENV", "GIT_SSH_COMMAND", "LD_PRELOAD", "PERL5LIB", "PYTHONPATH", "RUBYLIB"];
+        assert_eq!(changes.dropped, list(&dropped));
         assert!(run(&["PYTHONPATH".to_owned()]).0.contains(&Bytes(b"PYTHONPATH=.:/usr/lib".to_vec())));
     }
 

@@ -408,7 +408,12 @@ fn writable(reviewer: &Reviewer, reach: &Reach) -> Option<PathBuf> {
     if intake::interpreter(&reviewer.program, reach).is_none() {
         return Some(reviewer.program.clone());
     }
-    let arguments = reviewer.arguments.iter().map(|text| Path::new("/").join(text));
+    // A value may stick to its option.
+    let texts = reviewer
+        .arguments
+        .iter()
+        .flat_map(|text| [Some(text.as_str()), text.split_once('=').map(|(_, value)| value)]);
+    let arguments = texts.flatten().map(|text| Path::new("/").join(text));
     arguments.filter(|path| path.exists()).find(|path| intake::leads(path, reach).is_none())
 }
 
@@ -529,7 +534,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
 
     let stance = prepared.stance();
     let amended = super::rule_files::own(&prepared.directories);
-    let amended = Some(amended).filter(|path| !prepared.reach.could_change(&real(path)));
+    let amended = Some(amended).filter(|path| intake::leads(path, &prepared.reach).is_some());
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
         drop((spawner_server, spawner_front, front_spawner, front_server, go));
         let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);

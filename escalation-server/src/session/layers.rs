@@ -12,7 +12,7 @@ use super::permissions::{PermissionsTable, expand, permissions};
 use super::review::{self, Reviewers};
 use super::shell_environment;
 use super::skills;
-use super::trust::{Project, Text};
+use super::trust::{Project, Text, was_trusted};
 use crate::flow::Execution;
 use crate::policy::{ApprovalPolicy, Granular};
 use crate::profile::{self, Profile};
@@ -257,20 +257,21 @@ fn on_prompt(text: &str, place: String) -> Result<Option<Duration>, ConfigError>
 fn projects(directories: &Directories, notes: &mut Vec<String>, said: &mut Vec<String>) -> Vec<Project> {
     let Ok(cwd) = std::env::current_dir() else { return Vec::new() };
     let mut trusted = Vec::new();
-    for found in Project::above(&cwd) {
-        match found {
-            Ok(found) if found.is_trusted(&directories.state) => trusted.push(found),
-            Ok(found) => {
-                let own = found.root.join(".postern");
-                let what = format!("{} does not count: `postern trust` shows it", own.display());
-                // Fewer rules than somebody relies on are worth a word.
-                if found.was_trusted(&directories.state) {
-                    said.push(format!("{what}; it has changed since it was trusted"));
-                } else {
-                    notes.push(what);
-                }
+    for (root, found) in Project::above(&cwd) {
+        let why = match found {
+            Ok(found) if found.is_trusted(&directories.state) => {
+                trusted.push(found);
+                continue;
             }
-            Err(what) => notes.push(format!("a project's own policy does not count: {what}")),
+            Ok(_) => "`postern trust` shows it".to_owned(),
+            Err(what) => what,
+        };
+        let what = format!("{} does not count: {why}", root.join(".postern").display());
+        // Fewer rules than somebody relies on are worth a word.
+        if was_trusted(&root, &directories.state) {
+            said.push(format!("{what}; it has changed since it was trusted"));
+        } else {
+            notes.push(what);
         }
     }
     trusted

@@ -185,9 +185,7 @@ async fn again(
     asker: &Asker,
     how: String,
 ) -> Option<Ended> {
-    let key = format!("{:?} {:?} {:?}", request.path, request.argv, request.attested.cwd);
-    // Somebody has said so once.
-    if session.declined.borrow().contains(&key) {
+    if session.has_declined(request) {
         return None;
     }
     let judgement = Judgement {
@@ -206,11 +204,6 @@ async fn again(
         }
         Went::Denied(_) | Went::InPlace => {
             ticket.finished(&refused(began));
-            const MOST: usize = 1024;
-            let mut declined = session.declined.borrow_mut();
-            if declined.len() < MOST {
-                declined.insert(key);
-            }
             None
         }
     }

@@ -81,6 +81,12 @@ pub(super) async fn ask(
         let body = json!({ "reason": "reviewers have denied too often" });
         let _unrecorded = session.recorder.session_event("interrupted", &body);
     }
+    // Who was gone, or did not look in time, has not said so.
+    if matches!(judgement.source, Source::Failure { .. })
+        && matches!(answer.ending, Ending::Denied | Ending::Nobody)
+    {
+        session.decline(request);
+    }
     let by = printable(answer.by.as_bytes());
     let outages = answer.reviews.iter().filter_map(Review::outage);
     let outages: String = outages.map(|what| format!("; {}", printable(what.as_bytes()))).collect();
@@ -258,31 +264,33 @@ fn asked(
     // What starts others runs whatever they are, wherever that comes from.
     let names = [Some(request.given_path()), exe.map(|exe| exe.path.clone())];
     let launches = |path: &PathBuf| runs_what_lies_there(&path.to_string_lossy());
-    let programs = rerun.map_or_else(Vec::new, |rerun| named_programs(&request.argv, &rerun.start.env));
-    let launches = names.iter().flatten().any(launches) || !programs.is_empty();
+    let launches = names.iter().flatten().any(launches) || names_a_program(request, env);
     let launches = launches && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
     let lasting = !free || (arguments.steady && !launches);
     Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None, counted: false }
 }
 
-/// Programs that arguments name, by path or as a shell would find them: what is named may be started.
-fn named_programs(argv: &[Bytes], env: &[Bytes]) -> Vec<PathBuf> {
+/// Whether an argument names a program, by path or as a shell would find it: what is named may be
+/// started. So may what is too much to be looked at.
+fn names_a_program(request: &Request, env: &[Bytes]) -> bool {
     const MOST: usize = 256;
+    let Some(cwd) = &request.attested.cwd else { return true };
     let path = env.iter().find_map(|variable| variable.as_slice().strip_prefix(b"PATH=")).unwrap_or_default();
-    let directories: Vec<&Path> =
-        path.split(|&byte| byte == b':').map(|entry| Path::new(OsStr::from_bytes(entry))).collect();
-    let words = argv.iter().skip(1).flat_map(|word| word.as_slice().split(u8::is_ascii_whitespace));
-    let programs = words.take(MOST).filter(|word| !word.is_empty()).flat_map(|word| {
-        let word = Path::new(OsStr::from_bytes(word));
-        // A name by PATH; a path stands for itself.
-        let places = if word.components().count() == 1 { &directories[..] } else { &[Path::new("/")] };
-        places.iter().map(move |place| place.join(word)).collect::<Vec<_>>()
-    });
-    let executable = |path: &PathBuf| {
+    let directories = || path.split(|&byte| byte == b':').map(|entry| Path::new(OsStr::from_bytes(entry)));
+    let executable = |path: PathBuf| {
         path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
-    programs.filter(executable).collect()
+    let words = request.argv.iter().skip(1).flat_map(|word| word.as_slice().split(u8::is_ascii_whitespace));
+    words.filter(|word| !word.is_empty()).enumerate().any(|(at, word)| {
+        let name = Path::new(OsStr::from_bytes(word));
+        at >= MOST
+            || if word.contains(&b'/') {
+                executable(cwd.path.join(name))
+            } else {
+                directories().any(|directory| executable(directory.join(name)))
+            }
+    })
 }
 
 /// The name of the field that says what a yes gives.

@@ -20,7 +20,7 @@ use super::review::Reviewers;
 use super::{environ, intake, pipeline, sockets};
 use crate::approval::{Chain, Desk, State};
 use crate::flow::text::printable;
-use crate::flow::{ContextId, Executable, Execution, Skill};
+use crate::flow::{ContextId, Executable, Execution, Request, Skill};
 use crate::policy::{self, Policy, Stance};
 use crate::profile::{Reach, Resolved};
 use crate::record::Recorder;
@@ -81,7 +81,7 @@ pub(super) struct Session {
     /// How many questions are asked now.
     pub(super) asking: Cell<u32>,
     /// Commands that failed and that somebody did not let run a second time.
-    pub(super) declined: RefCell<HashSet<String>>,
+    declined: RefCell<HashSet<blake3::Hash>>,
     /// Bytes of copies that wait to be run.
     pub(super) copied: Rc<Cell<u64>>,
 }
@@ -392,6 +392,12 @@ async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
     }
 }
 
+/// A command by its path, its arguments and its directory.
+fn command(request: &Request) -> blake3::Hash {
+    let text = format!("{:?} {:?} {:?}", request.path, request.argv, request.attested.cwd);
+    blake3::hash(text.as_bytes())
+}
+
 pub(super) fn inode(socket: &OwnedFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(socket)?.st_ino)
 }
@@ -519,10 +525,27 @@ impl Session {
         Rc::clone(&self.policy.borrow())
     }
 
+    /// Whether somebody has not let this command run a second time.
+    pub(super) fn has_declined(&self, request: &Request) -> bool {
+        self.declined.borrow().contains(&command(request))
+    }
+
+    /// Notes that somebody has not.
+    pub(super) fn decline(&self, request: &Request) {
+        const MOST: usize = 4096;
+        let mut declined = self.declined.borrow_mut();
+        if declined.len() < MOST {
+            declined.insert(command(request));
+        }
+    }
+
     /// Writes what a prompt offers as a rule, for every session from now on and for this one at once.
     pub(super) fn amend(&self, prompt: &str, by: &str) -> Result<(), String> {
         let line = self.desk.rule(prompt)?;
         let path = self.amended.as_ref().ok_or("no file of rules is out of every sandbox's reach")?;
+        // On record before it is there: what follows may fail, and then allows nothing.
+        let body = json!({ "file": path, "rule": line, "by": by, "approval": prompt });
+        self.recorder.session_event("amended", &body).map_err(|error| error.to_string())?;
         let (number, _) = super::rule_files::append(path, &line)?;
         // With the place that it has there.
         let text = format!("{}{line}", "\n".repeat(number - 1));
@@ -530,8 +553,7 @@ impl Session {
         let rule = rule.map_err(|error| error.to_string())?;
         let amended = Rc::new(self.policy().and(rule));
         *self.policy.borrow_mut() = amended;
-        let body = json!({ "file": path, "line": number, "rule": line, "by": by, "approval": prompt });
-        self.recorder.session_event("amended", &body).map_err(|error| error.to_string())
+        Ok(())
     }
 
     /// What a door shows of this session.

@@ -22,7 +22,7 @@ pub(crate) struct Text {
 /// What a project says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Project {
-    pub(super) root: PathBuf,
+    root: PathBuf,
     pub(super) config: Option<Text>,
     pub(super) rules: Vec<Text>,
 }
@@ -32,10 +32,12 @@ impl Project {
     ///
     /// # Errors
     /// Each on its own: what is wrong with its files, so that nobody can trust them.
-    pub(super) fn above(directory: &Path) -> Vec<Result<Self, String>> {
-        let found: Vec<_> = directory.ancestors().filter_map(|root| Self::of(root).transpose()).collect();
+    pub(super) fn above(directory: &Path) -> Vec<(PathBuf, Result<Self, String>)> {
+        let of = |root: &Path| Some((root.to_path_buf(), Self::of(root).transpose()?));
+        let mut found: Vec<_> = directory.ancestors().filter_map(of).collect();
         // The nearest one last, which counts.
-        found.into_iter().rev().collect()
+        found.reverse();
+        found
     }
 
     /// The policy of a directory; none if it has none.
@@ -76,16 +78,16 @@ impl Project {
         hasher.finalize()
     }
 
-    /// Whether the user has trusted it, as it is now or as it was.
-    pub(super) fn was_trusted(&self, state: &Path) -> bool {
-        record(&self.root, state).exists()
-    }
-
     /// Whether it is what the user has trusted.
     pub(super) fn is_trusted(&self, state: &Path) -> bool {
         let known = std::fs::read_to_string(record(&self.root, state));
         known.is_ok_and(|known| known.trim() == self.hash().to_hex().as_str())
     }
+}
+
+/// Whether the user has trusted a project's policy, as it is now or as it was.
+pub(super) fn was_trusted(root: &Path, state: &Path) -> bool {
+    record(root, state).exists()
 }
 
 /// Where it is written down what of a project is trusted.
@@ -122,7 +124,7 @@ pub(crate) struct Shown {
 fn found(directory: &Path) -> Result<(Project, Directories), String> {
     let directories = Directories::find()?;
     let directory = directory.canonicalize().map_err(|error| format!("{}: {error}", directory.display()))?;
-    let project = Project::above(&directory).pop().transpose()?;
+    let project = Project::above(&directory).pop().map(|(_, found)| found).transpose()?;
     let none = || format!("{} has no policy of its own, and nothing above it", directory.display());
     Ok((project.ok_or_else(none)?, directories))
 }
