@@ -1,7 +1,8 @@
 //! Golden bytes: what one build writes another must read, or refuse by name.
 
 use postern_shim::wire::{
-    self, Answer, Bytes, FrameError, Handover, Kind, Layer, Notice, Request, ShellContext, VERSION,
+    self, Answer, Bytes, FrameError, Handover, Kind, Layer, More, Notice, Plea, Request, ShellContext,
+    VERSION, Wish,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -32,7 +33,12 @@ fn request() -> Request {
         },
         argv: vec![bytes(b"true"), bytes(b"")],
         env: vec![bytes(b"A=b")],
+        wish: None,
     }
+}
+
+fn more() -> More {
+    More { profile: bytes(b"{}"), base: bytes(b"/w") }
 }
 
 #[test]
@@ -41,44 +47,64 @@ fn every_message_has_the_bytes_that_it_always_had() {
         (
             "request",
             frame(Kind::Request, &request()),
-            "5053544e0200010022000000092f62696e2f747275650100017\
+            "5053544e0300010023000000092f62696e2f747275650100017\
 3fb2c01000102\
 66ff0204747275650001\
-03413d62",
+03413d6200",
+        ),
+        (
+            "a request that asks for more",
+            frame(
+                Kind::Request,
+                &Request {
+                    wish: Some(Wish {
+                        more: Some(more()),
+                        justification: bytes(b"j"),
+                        prefix: vec![bytes(b"p")],
+                    }),
+                    ..request()
+                },
+            ),
+            "5053544e030001002f000000092f62696e2f7472756501000173fb2c0100010266ff020474727565000103413d620101027b7d022f77016a010170",
+        ),
+        (
+            "plea",
+            frame(Kind::Plea, &Plea { more: more(), justification: bytes(b"j") }),
+            "5053544e0300070008000000027b7d022f77016a",
         ),
         (
             "run",
             frame(Kind::Answer, &Answer::Run),
-            "5053544e02000400\
+            "5053544e03000400\
 0100000000",
         ),
         (
             "deny",
             frame(Kind::Answer, &Answer::Deny { reason: b"no" }),
-            "5053544e02000400040000000102\
+            "5053544e03000400040000000102\
 6e6f",
         ),
-        ("waiting", frame(Kind::Answer, &Answer::Waiting { text: b"?" }), "5053544e02000400030000000a013f"),
-        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e020004000100000002"),
-        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e02000400020000000410"),
+        ("waiting", frame(Kind::Answer, &Answer::Waiting { text: b"?" }), "5053544e03000400030000000a013f"),
+        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e030004000100000002"),
+        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e03000400020000000410"),
         (
             "stopped",
             frame(Kind::Answer, &Answer::Stopped { number: 1, signal: 20 }),
-            "5053544e0200040003000000050128",
+            "5053544e0300040003000000050128",
         ),
-        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e02000400020000000706"),
-        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0200040002000000081e"),
+        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e03000400020000000706"),
+        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0300040002000000081e"),
         (
             "handover",
             frame(Kind::Handover, &Handover { last: true, numbers: vec![0, 1, 63] }),
-            "5053544e0200050005000000010300013f",
+            "5053544e0300050005000000010300013f",
         ),
         (
             "notice",
             frame(Kind::Notice, &Notice { signal: 2, from_outside: false, stop: 0 }),
-            "5053544e0200060003000000040000",
+            "5053544e0300060003000000040000",
         ),
-        ("hello", frame(Kind::Hello, &()), "5053544e0200030000000000"),
+        ("hello", frame(Kind::Hello, &()), "5053544e0300030000000000"),
     ] {
         assert_eq!(hex(&written), golden, "{name}");
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::front::{self, ApproveArguments, ExplainArguments, LogArguments, TrustArguments};
+use crate::front::{
+    self, ApproveArguments, ExplainArguments, LogArguments, RequestArguments, TrustArguments,
+};
 use crate::session::{Options, Wish};
 
 /// A guarded gate between an agent's shell and the machine.
@@ -25,7 +27,7 @@ struct Cli {
     zsh: Vec<OsString>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 struct SessionArguments {
     /// read-only, workspace-write or danger-full-access
     #[arg(long, value_name = "MODE", conflicts_with = "profile")]
@@ -141,7 +143,8 @@ impl WishArguments {
 enum Command {
     /// Show what was decided, and what came of it
     Log(LogArguments),
-    /// Run one command in a session of its own
+    /// Run one command in a session of its own; or, inside a session and asking for more, as one of its
+    /// commands
     Exec {
         #[command(flatten)]
         session: Box<SessionArguments>,
@@ -154,6 +157,8 @@ enum Command {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// Inside a session: ask for more for every later command
+    Request(RequestArguments),
     /// See what waits for an approval, and answer
     Approve(ApproveArguments),
     /// Explain one decision in plain words
@@ -409,7 +414,13 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         Some(Command::Sandbox { action: SandboxAction::Intersect { requested, granted } }) => {
             status(front::intersect(&requested, &granted).map(|text| say(&text)))
         }
+        Some(Command::Request(arguments)) => status(front::request(arguments).map(|text| say(&text))),
         Some(Command::Exec { session, wish, timeout, command }) => match wish.wish() {
+            Ok(Some(wish))
+                if *session == SessionArguments::default() && timeout.is_none() && front::inside() =>
+            {
+                front::ask(wish, &command).unwrap_or_else(|what| status(Err(what)))
+            }
             Ok(wish) => {
                 let mut zsh: Vec<OsString> =
                     ["zsh", "-fc", "exec -- \"$@\"", "zsh"].map(OsString::from).into();

@@ -7,7 +7,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::sys::{self, Errno, Fd, Identity, Memory};
 use crate::waiter;
-use crate::wire::{self, Answer, ByteSlice, Kind, Layer};
+use crate::wire::{self, Answer, ByteSlice, Bytes, Kind, Layer, Plea, Wish};
 
 /// The context's inherited request socket, pinned to the object that it was at start.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,7 @@ pub(crate) struct Exec<'a, Strings: Serialize, Functions: Serialize> {
     pub(crate) context: Context<'a, Functions>,
     pub(crate) argv: Strings,
     pub(crate) env: Strings,
+    pub(crate) wish: Option<&'a Wish>,
 }
 
 /// See [`wire::ShellContext`].
@@ -119,12 +120,18 @@ impl Gate {
         Ok(ours)
     }
 
+    /// The gate on the descriptor that a variable's text names, or the session's.
+    fn named(socket: Option<&[u8]>) -> Self {
+        let inherited = socket.and_then(sys::parse_decimal).and_then(Self::on);
+        inherited.unwrap_or_else(|| Self::closed(-1))
+    }
+
     /// Asks about one exec and does what the answer wants, unless that is to execute it.
-    pub(crate) fn ask<S: Serialize, F: Serialize>(
+    pub(crate) fn ask<'a, S: Serialize, F: Serialize>(
         &self,
         path: &CStr,
         size: usize,
-        describe: impl FnOnce(bool) -> Exec<'static, S, F>,
+        describe: impl FnOnce(bool) -> Exec<'a, S, F>,
     ) -> Verdict {
         let file = match sys::open_path(path, 0) {
             Ok(file) => file,
@@ -237,8 +244,60 @@ pub(crate) fn receive<'a>(connection: &Fd, buffer: &'a mut [u8]) -> Option<Answe
 /// user or root, and a server behind it must confirm by the kernel's word that we descend from it.
 #[must_use]
 pub fn inside(socket: Option<&[u8]>) -> bool {
-    let inherited = socket.and_then(sys::parse_decimal).and_then(Gate::on);
-    let gate = inherited.unwrap_or_else(|| Gate::closed(-1));
+    let gate = Gate::named(socket);
     let maker = gate.with_socket(sys::peer);
     maker.is_ok_and(|(_, uid)| uid == 0 || uid == sys::effective_uid()) && gate.hello()
+}
+
+/// Asks whether this process may execute a file, for a program inside a session that wants more than it
+/// has. `socket` is as for [`inside`]. Returns where the command is to be executed in place; ends the
+/// process where it is denied, or ran elsewhere.
+///
+/// # Errors
+/// An errno of execve(2): the file cannot be executed.
+pub fn ask(
+    socket: Option<&[u8]>,
+    path: &CStr,
+    argv: &[Bytes],
+    env: &[Bytes],
+    wish: &Wish,
+) -> Result<(), c_int> {
+    let list = |strings: &'_ [Bytes]| strings.iter().map(|string| string.as_slice().len() + 9).sum::<usize>();
+    let size = 2 * wire::MAX_INLINE + list(argv) + list(env);
+    let nothing = Text(b"");
+    let verdict = Gate::named(socket).ask(path, size, |has_cwd| Exec {
+        path: ByteSlice(path.to_bytes()),
+        has_cwd,
+        context: Context {
+            layer: Layer::Exec,
+            script: nothing,
+            line: 0,
+            job: nothing,
+            functions: List(core::iter::empty::<Text<'_>>(), 0),
+        },
+        argv: List(argv.iter(), argv.len()),
+        env: List(env.iter(), env.len()),
+        wish: Some(wish),
+    });
+    match verdict {
+        Verdict::Execute => Ok(()),
+        Verdict::Fail(errno) => Err(errno),
+    }
+}
+
+/// Asks for more for every later command of the turn. Returns once it is granted; ends the process with
+/// status 126 and the reason on stderr if it is not. `socket` is as for [`inside`].
+///
+/// # Errors
+/// The errno of sendmsg(2), `E2BIG` where the profile is too long to be sent.
+pub fn plead(socket: Option<&[u8]>, plea: &Plea) -> Result<(), c_int> {
+    let gate = Gate::named(socket);
+    let mut memory = Memory::new(wire::MAX_INLINE)?;
+    let buffer = memory.as_mut_slice();
+    let length = wire::encode(Kind::Plea, plea, buffer).map_err(|_| libc::E2BIG)?;
+    let connection = gate.connect(buffer.get(..length).unwrap_or_default(), &[])?;
+    match gate.obey(&connection, c"more permissions") {
+        Verdict::Execute => Ok(()),
+        Verdict::Fail(errno) => Err(errno),
+    }
 }

@@ -117,6 +117,7 @@ unsafe fn ask(
             },
             argv: List(Strings(argv), argc),
             env: List(Strings(envp), envc),
+            wish: None,
         })
     }
 }

@@ -7,7 +7,7 @@ use postern_tests::{World, eventually, finish, for_each_user, prefix, stdout, te
 use serde_json::{Value, json};
 
 /// The one prompt that waits, with its session.
-fn waiting(world: &World) -> (String, String) {
+pub(crate) fn waiting(world: &World) -> (String, String) {
     let mut found = None;
     eventually("a prompt waits", || {
         let output = finish(world.postern().args(["approve", "--list", "--json"]));

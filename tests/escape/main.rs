@@ -2,6 +2,7 @@
 //! inside a session.
 
 mod approvals;
+mod asking;
 mod attack;
 mod core_pattern;
 mod denied;

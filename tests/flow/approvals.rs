@@ -8,34 +8,34 @@ use serde_json::Value;
 const RULES: &str = "prefix_rule(['date'], decision = 'prompt', justification = 'asks')\n\
                      prefix_rule(['id'], decision = 'prompt', execution = 'read-only')\n";
 
-fn start(world: &World, options: &[&str], script: &str) -> Child {
+pub(crate) fn start(world: &World, options: &[&str], script: &str) -> Child {
     start_with(world, options, RULES, script)
 }
 
-fn start_with(world: &World, options: &[&str], rules: &str, script: &str) -> Child {
+pub(crate) fn start_with(world: &World, options: &[&str], rules: &str, script: &str) -> Child {
     let mut command = world.postern();
     command.args(options).arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn approve(world: &World, arguments: &[&str]) -> Output {
+pub(crate) fn approve(world: &World, arguments: &[&str]) -> Output {
     finish(world.postern().arg("approve").args(arguments))
 }
 
 /// One prompt as it is shown, with its broken lines whole.
-fn whole(world: &World, prompt: &Value) -> String {
+pub(crate) fn whole(world: &World, prompt: &Value) -> String {
     let broken = format!("\n{}\\ ", " ".repeat(22));
     stdout(&approve(world, &[id(prompt)])).replace(&broken, "")
 }
 
 /// The states of the world's sessions.
-fn states(world: &World) -> Vec<Value> {
+pub(crate) fn states(world: &World) -> Vec<Value> {
     let output = approve(world, &["--list", "--json"]);
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The prompts that wait, once there are so many.
-fn prompts(world: &World, count: usize) -> Vec<Value> {
+pub(crate) fn prompts(world: &World, count: usize) -> Vec<Value> {
     let mut found = Vec::new();
     eventually("prompts wait", || {
         found = states(world).iter().flat_map(|state| state["waiting"].as_array().unwrap().clone()).collect();
@@ -44,16 +44,16 @@ fn prompts(world: &World, count: usize) -> Vec<Value> {
     found
 }
 
-fn id(prompt: &Value) -> &str {
+pub(crate) fn id(prompt: &Value) -> &str {
     prompt["id"].as_str().unwrap()
 }
 
-fn answer(world: &World, prompt: &Value, choice: &[&str]) {
+pub(crate) fn answer(world: &World, prompt: &Value, choice: &[&str]) {
     let output = approve(world, &[&[id(prompt)], choice].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
-fn end(child: Child) -> Output {
+pub(crate) fn end(child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod approvals_screen;
+mod asking;
 mod bad_input;
 mod bytes;
 mod environment;

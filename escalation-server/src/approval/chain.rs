@@ -1,6 +1,6 @@
 //! Who answers a question: people, programs, and how their answers go together.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::future::Future;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Review {
 pub(crate) struct Chain {
     mode: Mode,
     approvers: Vec<Approver>,
-    environment: Arc<[(OsString, OsString)]>,
+    environment: RefCell<Arc<[(OsString, OsString)]>>,
     in_a_row: Cell<u32>,
     in_all: Cell<u32>,
     /// Programs that may run at once.
@@ -76,21 +76,25 @@ const MOST_IN_A_ROW: u32 = 3;
 const MOST_IN_ALL: u32 = 10;
 
 impl Chain {
-    /// Programs run in this environment.
-    pub(crate) fn new(
-        mode: Mode,
-        approvers: Vec<Approver>,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Self {
-        let environment = environment.into_iter().collect();
+    pub(crate) fn new(mode: Mode, approvers: Vec<Approver>) -> Self {
         Self {
             mode,
             approvers,
-            environment,
+            environment: RefCell::new(Arc::new([])),
             in_a_row: Cell::new(0),
             in_all: Cell::new(0),
             room: Semaphore::new(MOST_AT_ONCE),
         }
+    }
+
+    /// Lets programs run in this environment from now on; before, it is empty.
+    pub(crate) fn runs_in(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+        *self.environment.borrow_mut() = environment.into_iter().collect();
+    }
+
+    /// Whether people are among those who answer.
+    pub(crate) fn has_people(&self) -> bool {
+        self.approvers.contains(&Approver::Person)
     }
 
     /// Asks whoever has to be asked. `question` is what programs get; the rest is as for [`Desk::ask`].
@@ -185,7 +189,7 @@ impl Chain {
         let withdrawal = Withdrawal::default();
         let flag = Arc::clone(&withdrawal.0);
         let (program, environment, question) =
-            (reviewer.clone(), Arc::clone(&self.environment), question.to_vec());
+            (reviewer.clone(), Arc::clone(&self.environment.borrow()), question.to_vec());
         let ask = move || {
             let _gone = done.send(program.ask(&question, &environment, &flag));
         };
@@ -229,6 +233,7 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
+    use super::super::desk::Lasting;
     use super::*;
     use crate::approval::Identity;
 
@@ -266,7 +271,7 @@ mod tests {
             identity: Identity([1; 32]),
             summary: String::new(),
             fields: Vec::new(),
-            lasting: true,
+            lasting: Lasting::Also,
             rule: None,
             counted: false,
         };
@@ -310,14 +315,14 @@ mod tests {
             (AnyOf, "deny outage", once, yes, true),
             (AnyOf, "deny outage", deny, Ending::Denied, true),
         ] {
-            let chain = Chain::new(mode, approvers(who), []);
+            let chain = Chain::new(mode, approvers(who));
             assert_eq!(ended(&chain, person), (ending, asked), "{mode:?} {who} {person:?}");
         }
     }
 
     #[test]
     fn only_denials_that_hold_are_counted() {
-        let chain = Chain::new(Mode::AnyOf, approvers("deny person"), []);
+        let chain = Chain::new(Mode::AnyOf, approvers("deny person"));
         for _ in 0..5 {
             assert_eq!(ended(&chain, Ok(Choice::Once)).0, Ending::Approved(Choice::Once));
         }

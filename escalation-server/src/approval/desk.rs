@@ -20,12 +20,20 @@ pub(crate) struct Asked {
     pub(crate) identity: Identity,
     pub(crate) summary: String,
     pub(crate) fields: Vec<Field>,
-    /// Whether an answer may hold for longer than one run.
-    pub(crate) lasting: bool,
+    pub(crate) lasting: Lasting,
     /// The rule that an answer may be written as.
     pub(crate) rule: Option<String>,
     /// Whether it counts among this minute's already.
     pub(crate) counted: bool,
+}
+
+/// Whether an answer may hold for longer than one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    No,
+    Also,
+    /// There is no run that it could be about.
+    Only,
 }
 
 /// How a question ended.
@@ -211,6 +219,19 @@ impl Desk {
         let (id, by) = self.inner.borrow_mut().take(identity)?;
         self.touch();
         Some(Answer { id, by, ..Answer::nobody(Ending::Granted) })
+    }
+
+    /// Whether something was granted for this that still holds.
+    pub(crate) fn holds(&self, identity: Identity) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner.forget_expired(Instant::now());
+        inner.grants.iter().any(|grant| grant.identity == identity)
+    }
+
+    /// Takes back what was granted for this.
+    pub(crate) fn forget(&self, identity: Identity) {
+        self.inner.borrow_mut().grants.retain(|grant| grant.identity != identity);
+        self.touch();
     }
 
     /// Whether one more question may be asked in this minute; it counts.
@@ -402,9 +423,13 @@ fn deny(waiting: &mut Waiting, ending: Ending, by: &str) {
 
 /// Names of the choices that a question leaves.
 fn offered(asked: &Asked) -> Vec<&'static str> {
-    let lasting = ["session", "uses", "until"].into_iter().filter(|_| asked.lasting);
+    let approvals: &[&str] = match asked.lasting {
+        Lasting::No => &["once"],
+        Lasting::Also => &["once", "session", "uses", "until"],
+        Lasting::Only => &["session", "until"],
+    };
     let rule = asked.rule.iter().map(|_| "rule");
-    ["once"].into_iter().chain(lasting).chain(rule).chain(["deny", "abort"]).collect()
+    approvals.iter().copied().chain(rule).chain(["deny", "abort"]).collect()
 }
 
 fn gone(id: &str) -> String {
@@ -427,7 +452,7 @@ mod tests {
             identity: Identity([which; 32]),
             summary: format!("command {which}"),
             fields: Vec::new(),
-            lasting: true,
+            lasting: Lasting::Also,
             rule: None,
             counted: false,
         }
@@ -507,7 +532,7 @@ mod tests {
         at_desk(Some(60_000), |desk| async move {
             let also = Rc::clone(&desk);
             let task = tokio::task::spawn_local(async move {
-                let asked = Asked { lasting: false, ..asked(1) };
+                let asked = Asked { lasting: Lasting::No, ..asked(1) };
                 also.ask(asked, std::future::pending(), |_| ()).await.ending
             });
             let prompts = waiting(&desk, 1).await;

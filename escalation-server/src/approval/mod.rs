@@ -7,6 +7,6 @@ mod message;
 mod reviewer;
 
 pub(crate) use chain::{Approver, Chain, Mode, Review};
-pub(crate) use desk::{Answer, Asked, Desk, Ending, Identity};
+pub(crate) use desk::{Answer, Asked, Desk, Ending, Identity, Lasting};
 pub(crate) use message::{Choice, Field, GrantView, Order, Past, Prompt, Reply, State};
 pub(crate) use reviewer::Reviewer;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use postern_shim::wire::{Bytes, ShellContext};
+use postern_shim::wire::{Bytes, ShellContext, Wish};
 
 use super::decision::Skill;
 
@@ -87,6 +87,8 @@ pub(crate) struct Request {
     pub(crate) path_holds: bool,
     /// The skill whose script this is.
     pub(crate) skill: Option<Skill>,
+    /// What it asks for instead of what its asker has.
+    pub(crate) wish: Option<Wish>,
 }
 
 impl Request {

@@ -62,6 +62,8 @@ fn join(argv: Vec<Bytes>) -> i32 {
         .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect();
     let path = c_string(zsh.as_os_str().as_bytes());
+    // Ignored by Rust's runtime for its own sake.
+    process::default_signal(libc::SIGPIPE);
     let error = process::execute(&process::Image::Path(&path), &argv, &env);
     refuse(&format!("{}: {error}", zsh.display()))
 }

@@ -160,10 +160,11 @@ fn unmatched(subject: &Subject<'_>, stance: &Stance, hidden: bool) -> Judgement 
         };
         return said(Verdict::Prompt, &why, Some(requested.execution.clone()));
     }
+    let granted = || stance.granted.clone();
     match (look(subject), &stance.policy) {
         // Without a sandbox the environment may make anything of it.
         (Look::Harmless, _) if !stance.unrestricted => {
-            said(Verdict::Allow, "it only reads, and no rule matches", None)
+            said(Verdict::Allow, "it only reads, and no rule matches", granted())
         }
         // In a sandbox it removes what whatever runs there could remove anyway.
         (Look::Dangerous, policy) if stance.unrestricted && *policy != ApprovalPolicy::Never => {
@@ -171,12 +172,12 @@ fn unmatched(subject: &Subject<'_>, stance: &Stance, hidden: bool) -> Judgement 
         }
         // To be seen failing it has to run as a command of its own.
         (_, ApprovalPolicy::OnFailure) if !stance.unrestricted => {
-            said(Verdict::Allow, "no rule matches", Some(Execution::TurnDefault))
+            said(Verdict::Allow, "no rule matches", granted().or(Some(Execution::TurnDefault)))
         }
         (_, ApprovalPolicy::Untrusted) => {
-            said(Verdict::Prompt, "no rule allows it, and the approval policy is untrusted", None)
+            said(Verdict::Prompt, "no rule allows it, and the approval policy is untrusted", granted())
         }
-        _ => said(Verdict::Allow, "no rule matches", None),
+        _ => said(Verdict::Allow, "no rule matches", granted()),
     }
 }
 

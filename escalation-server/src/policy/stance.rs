@@ -24,6 +24,7 @@ pub(crate) struct Granular {
     pub(crate) sandbox_approval: bool,
     pub(crate) rules: bool,
     pub(crate) skill_approval: bool,
+    pub(crate) request_permissions: bool,
 }
 
 /// What a question comes from.
@@ -33,6 +34,8 @@ pub(crate) enum Cause {
     Command,
     Rule,
     Skill,
+    /// A request for more for every later command.
+    Permissions,
 }
 
 impl ApprovalPolicy {
@@ -61,6 +64,9 @@ impl ApprovalPolicy {
             (Self::Granular(granular), Cause::Skill) if !granular.skill_approval => {
                 Err("the approval policy has skill_approval = false")
             }
+            (Self::Granular(granular), Cause::Permissions) if !granular.request_permissions => {
+                Err("the approval policy has request_permissions = false")
+            }
             _ => Ok(()),
         }
     }
@@ -79,6 +85,8 @@ pub(crate) struct Stance {
     pub(crate) unrestricted: bool,
     /// What the turn asks for, instead of its sandbox.
     pub(crate) requested: Option<Requested>,
+    /// What was granted to the turn besides its sandbox, with it.
+    pub(crate) granted: Option<Execution>,
 }
 
 /// A wish for more, and why.
@@ -94,6 +102,6 @@ impl Stance {
     /// Whether it matters which program a command is that no rule is about.
     pub(crate) fn looks(&self) -> bool {
         let known = matches!(self.policy, ApprovalPolicy::Untrusted | ApprovalPolicy::OnFailure);
-        self.unrestricted || self.requested.is_some() || known
+        self.unrestricted || self.requested.is_some() || self.granted.is_some() || known
     }
 }

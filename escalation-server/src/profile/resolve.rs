@@ -88,7 +88,7 @@ pub(crate) struct Bases {
 }
 
 /// A pattern of denied paths below a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Denied {
     pub(crate) root: PathBuf,
     pub(crate) pattern: String,
@@ -111,7 +111,7 @@ impl std::fmt::Display for Denied {
 }
 
 /// A profile with every place resolved. By default nothing is given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Resolved {
     pub(crate) name: String,
     pub(crate) unrestricted: bool,
@@ -296,6 +296,14 @@ impl Reach {
     pub(crate) fn of<'a>(profiles: impl IntoIterator<Item = &'a Resolved>) -> Self {
         let restricted = profiles.into_iter().filter(|profile| !profile.unrestricted);
         Self(restricted.flat_map(|profile| profile.writable_roots().map(Path::to_path_buf)).collect())
+    }
+
+    /// With what one more profile may write.
+    pub(crate) fn and(mut self, profile: &Resolved) -> Self {
+        let more =
+            Self::of([profile]).0.into_iter().filter(|root| !self.0.contains(root)).collect::<Vec<_>>();
+        self.0.extend(more);
+        self
     }
 
     /// Whether a sandboxed process could change what a path leads to: by writing it, or by

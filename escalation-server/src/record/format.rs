@@ -112,7 +112,10 @@ pub(crate) fn decided(
         "claimed": {
             "argv": argv(request),
             "path": to_json(request.path.as_slice()),
-            "layer": match shell.layer { Layer::Zsh => "zsh" },
+            "layer": match shell.layer {
+                Layer::Zsh => "zsh",
+                Layer::Exec => "exec",
+            },
             "context": {
                 "script": to_json(shell.script.as_slice()),
                 "line": shell.line,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::channel::Channel;
 use super::message::{Order, Report, Start};
+use crate::profile::Resolved;
 use crate::sys::socket;
 
 /// Orders for the spawner. One thread's, shared by its tasks.
@@ -71,6 +72,14 @@ impl Link {
         let command = Command { id, link: self.clone(), reports };
         self.send(&Order::Start(Box::new(start)), fds).await?;
         Ok(command)
+    }
+
+    /// Tells of one more profile, for commands that are ordered after it.
+    ///
+    /// # Errors
+    /// If the spawner is gone.
+    pub(crate) async fn define(&self, profile: &Resolved) -> io::Result<()> {
+        self.send(&Order::Define(Box::new(profile.clone())), &[]).await
     }
 
     /// Ends the session. A spawner that is gone has ended it.

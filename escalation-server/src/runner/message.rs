@@ -4,6 +4,8 @@
 use postern_shim::wire::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::profile::Resolved;
+
 /// Where a command runs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Target {
@@ -103,6 +105,8 @@ pub(super) enum ToInit {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     Start(Box<Start>),
+    /// There is one more profile.
+    Define(Box<Resolved>),
     Signal {
         id: u64,
         signal: i32,

@@ -261,6 +261,10 @@ impl Spawner {
                     }
                     continue;
                 }
+                Ok(Some((Order::Define(profile), _))) => {
+                    self.standbys.define(*profile);
+                    continue;
+                }
                 Ok(Some((Order::Signal { id, signal, from_outside }, _))) => {
                     // Whoever sent it may have sent it to the whole group, in which we stand too.
                     if from_outside && self.in_our_group(id) {

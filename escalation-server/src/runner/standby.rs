@@ -89,6 +89,11 @@ impl Standbys {
         self.profiles.turn.as_ref().map(|plan| Ok((plan, self.confinement(plan)?))).transpose()
     }
 
+    /// From now on there is this profile too.
+    pub(super) fn define(&mut self, profile: Resolved) {
+        self.profiles.named.insert(profile.name.clone(), profile);
+    }
+
     pub(super) fn terminal(&self) -> Option<&std::path::Path> {
         self.profiles.own.terminal.as_deref()
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use postern_shim::wire::Answer;
 
 use super::asker::Asker;
+use super::grants::Starting;
 use super::intake::Handles;
 use super::pipeline::{ended_as, micros};
 use super::rerun::Rerun;
@@ -54,8 +55,9 @@ pub(super) async fn run(
     asker: &Asker,
     began: Instant,
 ) -> Ended {
+    let starting = session.grants.starting();
     let followed = match order(session, id, rerun, handles, asker).await {
-        Ok(command) => follow(session, id, command, handles, asker, began).await,
+        Ok(command) => follow(session, id, command, Some(starting), (handles, asker), began).await,
         Err(what) => Err(what),
     };
     followed.unwrap_or_else(|what| {
@@ -96,8 +98,8 @@ async fn follow(
     session: &Session,
     id: u64,
     mut command: Command,
-    handles: &Handles,
-    asker: &Asker,
+    mut starting: Option<Starting>,
+    (handles, asker): (&Handles, &Asker),
     began: Instant,
 ) -> Result<Ended, String> {
     let mut fds = Vec::new();
@@ -111,6 +113,7 @@ async fn follow(
                 Some(Report::Started { fds: handed, pid, .. }) => {
                     fds = handed;
                     started = true;
+                    drop(starting.take());
                     session.live.borrow_mut().insert(id, pid);
                     asker.answer(Answer::Started);
                 }

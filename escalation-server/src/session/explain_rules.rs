@@ -100,9 +100,15 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
         })
         .collect();
     let denies = prepared.turn.denies();
-    let named = named(&prepared.named, judgement.allowed.execution.as_ref(), denies);
-    let facts =
-        Facts { asker: &prepared.turn, turn: &prepared.turn, named, denies, policy: &config.approval };
+    let named = named(judgement.allowed.execution.as_ref(), denies);
+    let facts = Facts {
+        asker: &prepared.turn,
+        turn: &prepared.turn,
+        named: named.and_then(|name| prepared.named.get(name)).map(AsRef::as_ref),
+        denies,
+        granted: None,
+        policy: &config.approval,
+    };
     let place = |execution: Option<Execution>| {
         execution.map_or_else(|| "in place".to_owned(), |execution| execution.to_string())
     };

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use postern_shim::wire::{self, Bytes, Kind, Layer, ShellContext};
+use postern_shim::wire::{self, Bytes, Kind, Layer, Plea, ShellContext};
 
 use super::asker::Asker;
 use super::rerun::reopen;
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Incoming {
     /// A process of this session asks whether it is one.
     Hello,
+    /// It asks for more for every later command; with the asker.
+    Plea(Box<Plea>, OwnedFd),
     Exec(Box<Request>, Handles),
 }
 
@@ -42,6 +44,8 @@ pub(super) struct Handles {
     outside: Option<OwnedFd>,
     /// Whether a script has a `#!` line.
     pub(super) begins_with_interpreter: bool,
+    /// How much sandboxes could reach when it was looked at.
+    pub(super) age: u64,
 }
 
 /// Why a peer lost its connection.
@@ -98,6 +102,7 @@ pub(super) async fn read(
     let payload;
     let request: wire::Request = match kind {
         Kind::Hello => return Ok(Incoming::Hello),
+        Kind::Plea => return Ok(Incoming::Plea(Box::new(wire::decode_body(body)?), pidfd)),
         Kind::Request => wire::decode_body(body)?,
         Kind::LargeRequest => {
             payload = read_payload(&fds.next_back().ok_or(Malformed::Descriptors)?)?;
@@ -113,7 +118,8 @@ pub(super) async fn read(
     check_limits(&request)?;
 
     let cwd_seen = cwd.as_ref().and_then(seen_cwd);
-    let (mut exe, outside) = seen_executable(&executable, &session.reach)?.unzip();
+    let reach = session.grants.reach();
+    let (mut exe, outside) = seen_executable(&executable, &reach)?.unzip();
     let mut built = Request {
         context,
         attested: Attested { pid: peer.pid, ppid, uid: peer.uid, exe: None, cwd: cwd_seen },
@@ -123,21 +129,24 @@ pub(super) async fn read(
         shell: request.context,
         path_holds: false,
         skill: None,
+        wish: request.wish,
     };
     let mut begins_with_interpreter = false;
     let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
-    built.skill = exe.as_ref().and_then(|exe| skill(&session.skills, &session.reach, &built, exe));
+    built.skill = exe.as_ref().and_then(|exe| skill(&session.skills, &reach, &built, exe));
     let policy = session.policy();
     let named = |path: &PathBuf| policy.concerns(path);
-    if session.stance.looks() || built.skill.is_some() || known.iter().chain([&built.given_path()]).any(named)
-    {
+    let looks = session.stance.looks() || built.wish.is_some() || session.granted(context).is_some();
+    if looks || built.skill.is_some() || known.iter().chain([&built.given_path()]).any(named) {
         if let (Some(exe), Some(outside)) = (&mut exe, &outside) {
-            (exe.shape, begins_with_interpreter) = shape(outside, &session.reach);
+            (exe.shape, begins_with_interpreter) = shape(outside, &reach);
         }
-        built.path_holds = exe.as_ref().is_some_and(|exe| holds(&built.given_path(), exe, &session.reach));
+        built.path_holds = exe.as_ref().is_some_and(|exe| holds(&built.given_path(), exe, &reach));
     }
     built.attested.exe = exe;
-    let handles = Handles { peer: pidfd, pid: peer.pid, executable, cwd, outside, begins_with_interpreter };
+    let age = session.grants.age();
+    let handles =
+        Handles { peer: pidfd, pid: peer.pid, executable, cwd, outside, begins_with_interpreter, age };
     Ok(Incoming::Exec(Box::new(built), handles))
 }
 
@@ -169,6 +178,7 @@ pub(super) fn imagined(given: &Path, argv: &[Bytes], cwd: &Path, skills: &[Skill
         },
         path_holds: false,
         skill: None,
+        wish: None,
     };
     let handle = opened(given);
     let seen = handle.as_ref().and_then(|handle| seen_executable(handle, reach).ok().flatten());

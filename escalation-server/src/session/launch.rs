@@ -6,17 +6,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use postern_shim::wire::Bytes;
 
 use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
-use super::intake;
+use super::grants::Named;
+use super::grounds::Grounds;
 use super::server::{self, Setup};
-use crate::approval::Reviewer;
-use crate::flow::{Execution, Verdict};
+use crate::flow::Execution;
 use crate::policy::Stance;
-use crate::profile::{self, Access, Bases, Place, Profile, Reach, Resolved};
+use crate::profile::{self, Access, Bases, Reach, Resolved};
 use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
 use crate::sys::process::{self, Fork};
@@ -83,9 +84,10 @@ pub(crate) struct Prepared {
     directories: Directories,
     pub(super) config: Config,
     pub(super) bases: Bases,
+    grounds: Grounds,
     pub(crate) turn: Resolved,
     pub(crate) plan: Option<Plan>,
-    pub(super) named: std::collections::BTreeMap<String, Resolved>,
+    pub(super) named: Named,
     pub(super) reach: Reach,
     pub(super) abilities: Abilities,
     pub(super) own: Own,
@@ -147,70 +149,33 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let tmpdir = temporary.join(format!("postern-{id}"));
     let mut notes: Vec<String> = config.notes.iter().chain(&config.said).cloned().collect();
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
-    let mut turn = resolve(&config.turn, &bases, &directories, &config.sources)?;
-    let required = resolve(&config.required, &bases, &directories, &[])?;
-    turn.forgo_denied(&required);
-    turn.keep_denied(&required);
+    let grounds = Grounds::new(&config, &directories, &bases)?;
+    let mut turn = grounds.turn()?;
     let named = config
         .named
-        .iter()
-        .map(|(name, profile)| {
-            let mut resolved = resolve(profile, &bases, &directories, &config.sources)?;
-            if name == "git" {
+        .values()
+        .map(|profile| {
+            // Nobody but the operator opens again what the operator has closed.
+            let asked_for =
+                profile.name == config::REQUESTED || profile.name.starts_with(super::skills::PREFIX);
+            let mut resolved = grounds.named(profile, &turn, asked_for)?;
+            if profile.name == "git" {
                 lead_to_worktrees(&mut resolved, &bases);
             }
-            resolved.forgo_denied(&required);
-            resolved.keep_denied(&required);
-            // What the turn takes stays taken wherever else a command runs.
-            resolved.keep_denied(&turn);
-            if name == config::REQUESTED || name.starts_with(super::skills::PREFIX) {
-                // Nobody but the operator opens again what the operator has closed.
-                resolved.forgo_denied(&turn);
-            }
-            if *name == profile::EVERYTHING {
-                resolved.reopen(&turn);
-            }
-            Ok((name.clone(), resolved))
+            Ok((profile.name.clone(), Rc::new(resolved)))
         })
-        .collect::<Result<std::collections::BTreeMap<_, _>, LaunchError>>()?;
+        .collect::<Result<Named, LaunchError>>()?;
     let reach = reach(&config, &turn, &named);
-    // The links on the way too: by another one the next session would go by another file.
-    let held =
-        |path: &Path| std::path::absolute(path).is_ok_and(|path| intake::leads(&path, &reach).is_some());
-    if let Some(path) = config.sources.iter().find(|path| !held(path)) {
-        return Err(LaunchError::Source(path.clone()));
-    }
     if let Some(reviewer) = config.reviewers.programs().find(|reviewer| !executable(&reviewer.program)) {
         return Err(LaunchError::Reviewer(reviewer.program.clone()));
     }
-    if let Some(path) = config.reviewers.programs().find_map(|program| writable(program, &reach)) {
-        return Err(LaunchError::Source(path));
-    }
-    if let Some(rule) = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow) {
-        let open = [&turn].into_iter().chain(granted(&config).filter_map(|name| named.get(name)));
-        if let Some(profile) = open.into_iter().find(|profile| profile.network) {
-            let (place, profile) = (format!("{}:{}", rule.file, rule.line), profile.name.clone());
-            if !config.allow_weaker.iter().any(|name| name == "network_rules") {
-                return Err(LaunchError::Hosts { place, host: rule.host.clone(), profile });
-            }
-            notes.push(format!("rules about hosts are not held: {place}, under the profile {profile}"));
-        }
-    }
-    let skills = config.skill_roots.iter().chain(config.skills.iter().map(|skill| &skill.directory));
-    let metadata = config.skills.iter().flat_map(|skill| &skill.metadata);
-    // What a link leads to says what is declared, as much as the link.
-    let metadata = metadata.filter(|path| reach.could_change(&real(path)));
-    if let Some(path) = skills.into_iter().filter(|path| reach.overlaps(path)).chain(metadata).next() {
-        return Err(LaunchError::Skills(path.clone()));
-    }
-    // The turn first: others build on it.
-    let profiles = || [&turn].into_iter().chain(named.values()).filter(|profile| !profile.unrestricted);
-    let sockets =
-        || profiles().flat_map(|profile| profile.unix_sockets.iter().map(move |path| (profile, path)));
-    if let Some((profile, path)) = sockets().find(|(_, path)| reach.could_change(path)) {
-        return Err(LaunchError::Socket { profile: profile.name.clone(), path: path.clone() });
-    }
-    let serves_sockets = sockets().next().is_some();
+    let all: Vec<&Resolved> = [&turn].into_iter().chain(named.values().map(Rc::as_ref)).collect();
+    let open: Vec<&Resolved> = [&turn]
+        .into_iter()
+        .chain(granted(&config).filter_map(|name| named.get(name)).map(Rc::as_ref))
+        .collect();
+    notes.extend(grounds.hold(&reach, &all, &open)?);
+    let serves_sockets = all.iter().any(|profile| !profile.unrestricted && !profile.unix_sockets.is_empty());
 
     let leases = Leases::within(&directories.state)
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
@@ -248,6 +213,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         directories,
         config,
         bases,
+        grounds,
         turn,
         plan,
         named,
@@ -299,6 +265,7 @@ impl Prepared {
             policy: self.config.approval.clone(),
             unrestricted: self.turn.unrestricted,
             requested: self.config.requested.clone(),
+            granted: None,
         }
     }
 
@@ -390,31 +357,16 @@ fn granted(config: &Config) -> impl Iterator<Item = &String> {
 }
 
 /// What the turn and every profile that a rule can grant may write.
-fn reach(config: &Config, turn: &Resolved, named: &std::collections::BTreeMap<String, Resolved>) -> Reach {
+fn reach(config: &Config, turn: &Resolved, named: &Named) -> Reach {
     if turn.unrestricted {
         return Reach::default();
     }
-    let profiles = granted(config).filter_map(|name| named.get(name));
+    let profiles = granted(config).filter_map(|name| named.get(name)).map(Rc::as_ref);
     Reach::of(profiles.chain([turn]))
 }
 
 fn executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
-}
-
-/// What of a reviewer a sandbox could make another: its program, what interprets that, a file among its
-/// arguments, or a link on the way to one.
-fn writable(reviewer: &Reviewer, reach: &Reach) -> Option<PathBuf> {
-    if intake::interpreter(&reviewer.program, reach).is_none() {
-        return Some(reviewer.program.clone());
-    }
-    // A value may stick to its option.
-    let texts = reviewer
-        .arguments
-        .iter()
-        .flat_map(|text| [Some(text.as_str()), text.split_once('=').map(|(_, value)| value)]);
-    let arguments = texts.flatten().map(|text| Path::new("/").join(text));
-    arguments.filter(|path| path.exists()).find(|path| intake::leads(path, reach).is_none())
 }
 
 /// A path without symlinks as far as it exists.
@@ -429,49 +381,6 @@ pub(super) fn real(path: &Path) -> PathBuf {
         }
     }
     path.to_path_buf()
-}
-
-fn resolve(
-    profile: &Profile,
-    bases: &Bases,
-    directories: &Directories,
-    sources: &[PathBuf],
-) -> Result<Resolved, LaunchError> {
-    let mut resolved = profile.resolve(bases);
-    if profile.name == profile::EVERYTHING {
-        // All but what decides about the next session.
-        let own = directories.own().into_iter().chain([directories.state.as_path()]);
-        let sources = sources.iter().map(PathBuf::as_path);
-        resolved.entries.extend(own.chain(sources).map(|own| (own.to_path_buf(), Access::Read)));
-    }
-    for (path, _) in &mut resolved.entries {
-        *path = real(path);
-    }
-    for denied in &mut resolved.denied {
-        denied.root = real(&denied.root);
-    }
-    for socket in &mut resolved.unix_sockets {
-        *socket = real(socket);
-    }
-    // What somebody wrote into a profile is not dropped in silence, as an implicit root is. What does
-    // not exist yet counts too: made from inside, it would be the next session's configuration.
-    let explicit =
-        profile.filesystem.iter().flatten().filter(|entry| {
-            entry.access == Access::Write && matches!(entry.place, Place::Path(_) | Place::Root)
-        });
-    for entry in explicit {
-        let root = match &entry.place {
-            Place::Path(path) => real(path),
-            _ => PathBuf::from("/"),
-        };
-        let open = |own: &PathBuf| {
-            (root.starts_with(own) && root != Path::new("/")) || resolved.access(own) == Some(Access::Write)
-        };
-        if let Some(own) = directories.decides(real, &root).into_iter().find(open) {
-            return Err(Refusal::OwnFiles { profile: profile.name.clone(), path: root, own }.into());
-        }
-    }
-    Ok(resolved)
 }
 
 /// Starts the spawner and the server; what remains is the front.
@@ -525,7 +434,11 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
                 abilities: prepared.abilities,
                 own: prepared.own,
                 turn: prepared.plan,
-                named: prepared.named,
+                named: prepared
+                    .named
+                    .iter()
+                    .map(|(name, profile)| (name.clone(), (**profile).clone()))
+                    .collect(),
             };
             spawn(spawner_server, spawner_front, profiles, shell);
             process::exit_now(0)
@@ -534,7 +447,6 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
 
     let stance = prepared.stance();
     let amended = super::rule_files::own(&prepared.directories);
-    let amended = Some(amended).filter(|path| intake::leads(path, &prepared.reach).is_some());
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
         drop((spawner_server, spawner_front, front_spawner, front_server, go));
         let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);
@@ -546,6 +458,7 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             stance,
             skills: prepared.config.skills,
             default_execution: prepared.config.default_execution,
+            grounds: prepared.grounds,
             named: prepared.named,
             baseline,
             given,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::config::{Choice, ConfigError, MODES, Options, REQUESTED, choose, read};
 use super::directories::{Directories, SYSTEM};
+use super::grants::{GRANTED, WISHED};
 use super::permissions::{PermissionsTable, expand, permissions};
 use super::review::{self, Reviewers};
 use super::shell_environment;
@@ -53,6 +54,9 @@ struct GranularTable {
     rules: bool,
     #[serde(default)]
     skill_approval: bool,
+    #[serde(default)]
+    request_permissions: bool,
+    mcp_elicitations: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -156,7 +160,7 @@ impl Layers {
             if MODES.contains(&name.as_str())
                 || ["unsandboxed", "turn_default", "git", "network", profile::EVERYTHING, REQUESTED]
                     .contains(&name.as_str())
-                || name.starts_with(skills::PREFIX)
+                || [skills::PREFIX, WISHED, GRANTED].iter().any(|prefix| name.starts_with(prefix))
             {
                 return Err(ConfigError::Value {
                     place: key,
@@ -181,9 +185,18 @@ impl Layers {
                     what: error.message().to_owned(),
                 };
                 let ApprovalTable { granular } = table.try_into().map_err(read)?;
-                let GranularTable { sandbox_approval, rules, skill_approval } = granular;
-                self.approval =
-                    Some(ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval }));
+                let GranularTable { sandbox_approval, rules, skill_approval, .. } = granular;
+                let request_permissions = granular.request_permissions;
+                if granular.mcp_elicitations == Some(true) {
+                    let what = "this version serves no MCP, so nothing of that kind is asked";
+                    notes.push(format!("{}: {what}", place("approval.granular.mcp_elicitations")));
+                }
+                self.approval = Some(ApprovalPolicy::Granular(Granular {
+                    sandbox_approval,
+                    rules,
+                    skill_approval,
+                    request_permissions,
+                }));
             }
             None => {}
         }

@@ -9,6 +9,8 @@ mod elsewhere;
 mod environ;
 mod explain;
 mod explain_rules;
+mod grants;
+mod grounds;
 mod intake;
 mod launch;
 mod layers;

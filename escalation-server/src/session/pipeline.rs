@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::asker::Asker;
 use super::elsewhere::Ended;
+use super::grants::WISHED;
 use super::intake::{self, Handles, Incoming};
 use super::server::Session;
 use super::settle::{Facts, Settled, is_wider, named, settle};
@@ -28,6 +29,7 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     let (mut request, handles) = match intake::read(session, context, &asker).await {
         Ok(Incoming::Exec(request, handles)) => (request, handles),
         Ok(Incoming::Hello) => return asker.answer(Answer::Welcome),
+        Ok(Incoming::Plea(plea, peer)) => return session.plead(context, &plea, &peer, &asker).await,
         Err(error) => {
             if session.notes_malformed() {
                 let body = json!({ "context": context.0, "reason": error.to_string() });
@@ -40,7 +42,10 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     let given = request.given_path();
     let subject = Subject::of(&request, &given);
     let policy = session.policy();
-    let judgement = judge(&policy, &subject, &session.default_execution, &session.stance);
+    let judgement = match session.stance_for(&request) {
+        Ok(stance) => judge(&policy, &subject, &session.default_execution, &stance),
+        Err(why) => refusal(why),
+    };
 
     let tried = attempt(session, &mut request, &handles, &asker, &judgement, began).await;
     let (ticket, went) = match tried {
@@ -72,6 +77,17 @@ pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
     }
 }
 
+/// The judgement of a command that asks for what it cannot.
+fn refusal(why: String) -> Judgement {
+    Judgement {
+        verdict: Verdict::Forbidden,
+        source: Source::Heuristic { why },
+        allowed: Allowed::default(),
+        matched: Vec::new(),
+        audit: false,
+    }
+}
+
 /// What became of a judgement.
 enum Went {
     InPlace,
@@ -93,9 +109,18 @@ async fn attempt(
 ) -> Result<(Ticket, Went), String> {
     let context_profile = session.profile_of(request.context);
     let denies = session.turn_denies();
-    let named = named(&session.named, judgement.allowed.execution.as_ref(), denies);
+    let named = named(judgement.allowed.execution.as_ref(), denies);
+    let named = named.and_then(|name| session.grants.profile(name));
     let turn = session.profile_of(ContextId::TURN);
-    let facts = Facts { asker: &context_profile, turn: &turn, named, denies, policy: &session.stance.policy };
+    let granted = session.granted(request.context);
+    let facts = Facts {
+        asker: &context_profile,
+        turn: &turn,
+        named: named.as_deref(),
+        denies,
+        granted: granted.as_deref(),
+        policy: &session.stance.policy,
+    };
     let settled = settle(request, judgement, facts);
     let unrecorded = |error| format!("{}: {error}", printable(request.path.as_slice()));
     session.recorder.works().map_err(unrecorded)?;
@@ -128,6 +153,7 @@ async fn attempt(
             (decision, Some(approval))
         }
     };
+    let decision = opened(session, decision).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
     // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
@@ -157,6 +183,19 @@ async fn attempt(
         (Decision::Escalate { reason, .. } | Decision::Deny { reason }, _) => Went::Denied(reason),
     };
     Ok((ticket, went))
+}
+
+/// An approved profile of its own becomes one that commands can run under, or the command is denied.
+async fn opened(session: &Session, decision: Decision) -> Decision {
+    match &decision {
+        Decision::Escalate { execution: Execution::Permissions(name), .. } if name.starts_with(WISHED) => {
+            match session.open(name).await {
+                Ok(()) => decision,
+                Err(reason) => Decision::Deny { reason },
+            }
+        }
+        _ => decision,
+    }
 }
 
 /// How a command failed that was watched for it, safe to print. Its status is all that there is: what a

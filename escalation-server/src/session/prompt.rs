@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
-use postern_shim::wire::Bytes;
+use postern_shim::wire::{Bytes, Layer};
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::rerun::Rerun;
 use super::review;
 use super::server::{Session, has_ended};
 use super::settle::Question;
-use crate::approval::{Answer, Asked, Ending, Field, Identity, Review};
+use crate::approval::{Answer, Asked, Ending, Field, Identity, Lasting, Review};
 use crate::flow::text::{command_line, not_ascii, printable, summary};
 use crate::flow::{ContextId, Decision, Execution, Judgement, Request, Source, Verdict};
 use crate::policy::{self, Amendment, Subject, runs_what_lies_there};
@@ -34,17 +34,17 @@ pub(super) async fn ask(
     question: &Question,
     asker: &Asker,
 ) -> (Decision, Value) {
-    let arguments = Arguments::of(request, &kept(rerun), &session.reach);
+    let arguments = Arguments::of(request, &kept(rerun), &session.grants.reach());
     let hash = program_hash(session, request, handles, rerun);
     let mut asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
-    let rule = session.amended.as_ref().filter(|_| asked.lasting);
+    let rule = session.amended().filter(|_| asked.lasting == Lasting::Also);
     if let Some(file) = rule
         && let Some((line, exact)) = self::rule(session, request, judgement, question)
     {
         let text = format!(
             "with `rule` {} is allowed, for good; written to {}:\n{}",
             if exact { "just this" } else { "every command that begins so" },
-            shown(file),
+            shown(&file),
             printable(line.as_bytes())
         );
         asked.fields.push(Field { name: "rule".to_owned(), text });
@@ -88,36 +88,45 @@ pub(super) async fn ask(
         session.decline(request);
     }
     let by = printable(answer.by.as_bytes());
-    let outages = answer.reviews.iter().filter_map(Review::outage);
-    let outages: String = outages.map(|what| format!("; {}", printable(what.as_bytes()))).collect();
     // A copy that was made before stays as it was; what has none is looked at again.
     let same = || {
-        Arguments::of(request, &kept(rerun), &session.reach) == arguments
+        session.grants.age() == handles.age
+            && Arguments::of(request, &kept(rerun), &session.grants.reach()) == arguments
             && (rerun.is_some_and(|rerun| rerun.blake3.is_some())
                 || program_hash(session, request, handles, rerun) == hash)
     };
     let decision = match answer.ending {
         Ending::Approved(_) | Ending::Granted if !same() => {
-            deny("the program, or a file that it names, changed while the approval was waited for")
+            deny("the program, or what it names, changed while the approval was waited for, or could have")
         }
-        Ending::Approved(_) | Ending::Granted => question.approved(&by),
-        Ending::Denied => deny(&format!("denied by {by}")),
-        Ending::Aborted => deny(&format!("aborted by {by}")),
-        Ending::TimedOut => deny(&format!("nobody answered within {} s{outages}", answer.waited.as_secs())),
-        Ending::Withdrawn => deny("whoever asked has gone"),
-        Ending::Full => deny("too many questions wait for an answer already"),
-        Ending::Nobody => {
-            deny(&format!("nobody is asked in this session: {}{outages}", session.desk.why_nobody()))
-        }
+        _ => denial(session, &answer).map_or_else(|| question.approved(&by), |why| deny(&why)),
     };
     (decision, approval(&answer))
 }
 
+/// Why an answer is not a yes.
+pub(super) fn denial(session: &Session, answer: &Answer) -> Option<String> {
+    let by = printable(answer.by.as_bytes());
+    let outages = answer.reviews.iter().filter_map(Review::outage);
+    let outages: String = outages.map(|what| format!("; {}", printable(what.as_bytes()))).collect();
+    Some(match answer.ending {
+        Ending::Approved(_) | Ending::Granted => return None,
+        Ending::Denied => format!("denied by {by}"),
+        Ending::Aborted => format!("aborted by {by}"),
+        Ending::TimedOut => format!("nobody answered within {} s{outages}", answer.waited.as_secs()),
+        Ending::Withdrawn => "whoever asked has gone".to_owned(),
+        Ending::Full => "too many questions wait for an answer already".to_owned(),
+        Ending::Nobody => {
+            format!("nobody is asked in this session: {}{outages}", session.desk.why_nobody())
+        }
+    })
+}
+
 /// Counts a question for as long as it is asked.
-struct Asking<'a>(&'a Cell<u32>);
+pub(super) struct Asking<'a>(&'a Cell<u32>);
 
 impl<'a> Asking<'a> {
-    fn new(count: &'a Cell<u32>) -> Self {
+    pub(super) fn new(count: &'a Cell<u32>) -> Self {
         count.set(count.get() + 1);
         Self(count)
     }
@@ -130,7 +139,7 @@ impl Drop for Asking<'_> {
 }
 
 /// An answer as records have it.
-fn approval(answer: &Answer) -> Value {
+pub(super) fn approval(answer: &Answer) -> Value {
     let (decision, scope) = match answer.ending {
         Ending::Approved(choice) => ("approved", Some(json!(choice))),
         Ending::Granted => ("granted", None),
@@ -174,7 +183,8 @@ fn rule(
     for word in request.argv.get(1..)? {
         pattern.push(std::str::from_utf8(word.as_slice()).ok()?.to_owned());
     }
-    let asked_for = session.stance.requested.as_ref().map(|requested| &requested.prefix);
+    let stance = session.stance_for(request).ok()?;
+    let asked_for = stance.requested.as_ref().map(|requested| &requested.prefix);
     let asked_for = asked_for.filter(|prefix| !prefix.is_empty());
     if let Some(prefix) = asked_for {
         // A program alone would be all that it can do.
@@ -193,7 +203,7 @@ fn rule(
     let line = amendment.line().ok()?;
     let amended = session.policy().and(policy::load("/", [("", line.as_str())]).ok()?);
     let subject = Subject::of(request, &given);
-    let then = policy::judge(&amended, &subject, &session.default_execution, &session.stance);
+    let then = policy::judge(&amended, &subject, &session.default_execution, &stance);
     let enough = then.verdict == Verdict::Allow && then.allowed.execution == Some(execution);
     enough.then_some((line, amendment.exact))
 }
@@ -220,9 +230,10 @@ fn asked(
 ) -> Asked {
     let exe = request.attested.exe.as_ref();
     let profile = match &question.execution {
-        Some(Execution::Permissions(name)) => session.named.get(name),
+        Some(Execution::Permissions(name)) => session.grants.profile(name),
         _ => None,
     };
+    let profile = profile.as_deref();
     let (argv, env) =
         rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.start.argv, &rerun.start.env));
     let identity = {
@@ -267,7 +278,7 @@ fn asked(
     let launches = names.iter().flatten().any(launches) || names_a_program(request, env);
     let launches = launches && request.skill.is_none();
     let free = question.wider || session.stance.unrestricted;
-    let lasting = !free || (arguments.steady && !launches);
+    let lasting = if !free || (arguments.steady && !launches) { Lasting::Also } else { Lasting::No };
     Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None, counted: false }
 }
 
@@ -294,7 +305,7 @@ fn names_a_program(request: &Request, env: &[Bytes]) -> bool {
 }
 
 /// The name of the field that says what a yes gives.
-const DIFFERENCE: &str = "unlike the shell";
+pub(super) const DIFFERENCE: &str = "unlike the shell";
 /// The name of the field that says what would run.
 const COMMAND: &str = "command";
 /// The longest command line that is shown, in bytes; a longer one is denied.
@@ -335,7 +346,7 @@ fn fields(
         add("runs", format!("{path}\nof {owner}, {writable}, blake3 {hash}…"));
     }
     if let Some(cwd) = &request.attested.cwd {
-        let note = if question.wider && session.reach.could_change(&cwd.path) {
+        let note = if question.wider && session.grants.reach().could_change(&cwd.path) {
             "\nthe sandbox can write there: what the program reads there may be the agent's"
         } else {
             ""
@@ -381,7 +392,11 @@ fn fields(
     let functions: Vec<_> = shell.functions.iter().map(|name| printable(name.as_slice())).collect();
     let within = if functions.is_empty() { String::new() } else { format!(", in {}", functions.join(" < ")) };
     let script = printable(shell.script.as_slice());
-    add("asked by", format!("{script} line {}{within} (as the shell says)", shell.line));
+    let asked_by = match shell.layer {
+        Layer::Zsh => format!("{script} line {}{within} (as the shell says)", shell.line),
+        Layer::Exec => "`postern exec`, inside the session".to_owned(),
+    };
+    add("asked by", asked_by);
     if let Some(skill) = &request.skill {
         add("skill", format!("{}, in {}", printable(skill.name.as_bytes()), shown(&skill.directory)));
     }
@@ -423,7 +438,7 @@ fn cut(text: String) -> String {
 }
 
 /// What a profile gives that another does not, and the other way round.
-fn difference(profile: &Resolved, base: &Resolved) -> String {
+pub(super) fn difference(profile: &Resolved, base: &Resolved) -> String {
     let name = |access: Option<Access>| access.unwrap_or(Access::None).name();
     let mut paths: Vec<&PathBuf> =
         profile.entries.iter().chain(&base.entries).map(|(path, _)| path).collect();

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use postern_shim::wire::Bytes;
 
 use super::environ;
+use super::grants::GRANTED;
 use super::intake::{self, Handles};
 use super::server::Session;
 use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
@@ -70,10 +71,10 @@ pub(super) fn prepare(
         Execution::TurnDefault => Target::Turn,
         Execution::Permissions(name) => Target::Profile(name.clone()),
     };
+    let reach = session.grants.reach();
     let (mut env, changes) = if wider {
-        let changeable = |path: &[u8]| {
-            intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &session.reach).is_none()
-        };
+        let changeable =
+            |path: &[u8]| intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &reach).is_none();
         let keep = &judgement.allowed.env_keep;
         // Without a sandbox a command is the user; `everything` is all of that that is to be had.
         let user = match execution {
@@ -118,6 +119,8 @@ pub(super) fn prepare(
         *zeroth = Bytes(request.given_path().as_os_str().as_bytes().to_vec());
     }
     let (mut blake3, mut room) = (None, None);
+    // What the turn was given it was given for whatever it runs.
+    let of_turn = matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED));
     let mut executable = handles.outside_executable(exe)?;
     let image = match (&exe.shape, &target) {
         (Shape::Script { .. }, Target::Turn) => Image::Script { path, dev, ino },
@@ -137,7 +140,7 @@ pub(super) fn prepare(
             executable = handles.executable.try_clone().map_err(|error| error.to_string())?;
             Image::Descriptor
         }
-        (Shape::Binary, _) if exe.agent_writable => {
+        (Shape::Binary, _) if exe.agent_writable && !of_turn => {
             let bytes = exe.file.size.min(SNAPSHOT_MOST);
             room = Room::take(&session.copied, bytes);
             if room.is_none() {

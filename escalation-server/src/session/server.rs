@@ -1,8 +1,8 @@
 //! The server's process: one runtime, one thread for requests, one for records.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,8 @@ use serde_json::json;
 
 use super::asker::Asker;
 use super::control::{Control, prompt_id};
+use super::grants::{Grants, Named};
+use super::grounds::Grounds;
 use super::review::Reviewers;
 use super::{environ, intake, pipeline, sockets};
 use crate::approval::{Chain, Desk, State};
@@ -38,18 +40,17 @@ type Unchanged = (u64, u64, u64, i64, i64);
 #[derive(Debug)]
 pub(super) struct Session {
     policy: RefCell<Rc<Policy>>,
-    /// The file that approvals are written to as rules, if no sandbox can write it.
-    pub(super) amended: Option<PathBuf>,
+    /// The file that approvals are written to as rules.
+    amended: PathBuf,
     pub(super) default_execution: Execution,
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
-    pub(super) named: BTreeMap<String, Resolved>,
+    pub(super) grants: Grants,
     /// The caller's environment.
     pub(super) baseline: Vec<Bytes>,
     /// What of it the shell was given.
     pub(super) given: Vec<Bytes>,
     pub(super) tmpdir: PathBuf,
-    pub(super) reach: Reach,
     /// The number that the request socket has inside.
     pub(super) gate: i32,
     pub(super) recorder: Recorder,
@@ -62,8 +63,8 @@ pub(super) struct Session {
     pub(super) id: String,
     cwd: PathBuf,
     turn: Rc<Resolved>,
-    abilities: Abilities,
-    own: Own,
+    pub(super) abilities: Abilities,
+    pub(super) own: Own,
     /// The turn's request socket, the end that goes inside.
     turn_gate: OwnedFd,
     /// Profile and request socket of each context but the turn's.
@@ -92,11 +93,12 @@ pub(super) struct Setup {
     pub(super) id: String,
     pub(super) policy: Policy,
     /// See [`Session::amended`].
-    pub(super) amended: Option<PathBuf>,
+    pub(super) amended: PathBuf,
     pub(super) default_execution: Execution,
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
-    pub(super) named: BTreeMap<String, Resolved>,
+    pub(super) grounds: Grounds,
+    pub(super) named: Named,
     pub(super) baseline: Vec<Bytes>,
     pub(super) given: Vec<Bytes>,
     pub(super) state: PathBuf,
@@ -197,28 +199,21 @@ async fn serve_async(setup: Setup) {
         Err(error) => return fail(&setup.front, &error.to_string()),
     };
     let (control, patience) = attend(&setup.state, &setup.id, setup.patience, &recorder);
-    let changeable = |path: &[u8]| intake::leads(Path::new(OsStr::from_bytes(path)), &setup.reach).is_none();
-    let (environment, _) = environ::compute(&setup.baseline, &[], &[], &[], changeable);
-    let environment = environment.iter().filter_map(|variable| {
-        let at = variable.as_slice().iter().position(|&byte| byte == b'=')?;
-        let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
-        Some((part(variable.as_slice().get(..at)?), part(variable.as_slice().get(at + 1..)?)))
-    });
-    let chain = Chain::new(setup.reviewers.mode, setup.reviewers.approvers, environment);
+    let chain = Chain::new(setup.reviewers.mode, setup.reviewers.approvers);
     let (accept, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let (number, ours, theirs) = setup.gate;
     let _queued = accept.send((ContextId::TURN, ours));
+    let turn = Rc::new(setup.turn);
     let session = Rc::new(Session {
         policy: RefCell::new(Rc::new(setup.policy)),
         amended: setup.amended,
         default_execution: setup.default_execution,
         stance: setup.stance,
         skills: setup.skills,
-        named: setup.named,
+        grants: Grants::new(setup.grounds, Rc::clone(&turn), setup.named, setup.reach),
         baseline: setup.baseline,
         given: setup.given,
         tmpdir: setup.tmpdir.clone(),
-        reach: setup.reach,
         gate: number,
         recorder: recorder.clone(),
         desk: Desk::new(patience, prompt_id),
@@ -227,7 +222,7 @@ async fn serve_async(setup: Setup) {
         cwd: setup.cwd,
         link: link.clone(),
         live: RefCell::default(),
-        turn: Rc::new(setup.turn),
+        turn,
         abilities: setup.abilities,
         own: setup.own,
         turn_gate: theirs,
@@ -244,6 +239,7 @@ async fn serve_async(setup: Setup) {
         declined: RefCell::default(),
         copied: Rc::default(),
     });
+    session.chain.runs_in(session.reviewers_environment());
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&session)));
     }
@@ -471,11 +467,11 @@ impl Session {
 
     /// A new context under a profile; the socket's end that goes inside.
     pub(super) fn open_context(&self, profile: &str) -> io::Result<OwnedFd> {
-        let resolved = self.named.get(profile).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let resolved = self.grants.profile(profile).ok_or(io::ErrorKind::NotFound)?;
         let (ours, theirs) = socket::pair()?;
         let id = ContextId(self.next_context.get());
         self.next_context.set(id.0 + 1);
-        self.contexts.borrow_mut().insert(id, (Rc::new(resolved), inode(&theirs)?));
+        self.contexts.borrow_mut().insert(id, (resolved, inode(&theirs)?));
         let _queued = self.accept.send((id, ours));
         Ok(theirs)
     }
@@ -499,13 +495,13 @@ impl Session {
     /// How the place of an execution is enforced, and what that does not hold. None is in place.
     pub(super) fn strength(&self, execution: Option<&Execution>) -> (String, Vec<&'static str>) {
         let profile = match execution {
-            None | Some(Execution::TurnDefault) => Some(&*self.turn),
+            None | Some(Execution::TurnDefault) => Some(Rc::clone(&self.turn)),
             Some(Execution::Unsandboxed) => None,
-            Some(Execution::Permissions(name)) => self.named.get(name),
+            Some(Execution::Permissions(name)) => self.grants.profile(name),
         };
         match profile.filter(|profile| !profile.unrestricted) {
             Some(profile) => {
-                (self.abilities.strength(profile.network), self.abilities.missing(profile, &self.own))
+                (self.abilities.strength(profile.network), self.abilities.missing(&profile, &self.own))
             }
             None => ("none".to_owned(), Vec::new()),
         }
@@ -539,14 +535,32 @@ impl Session {
         }
     }
 
+    /// The file that approvals are written to as rules, if no sandbox can write it.
+    pub(super) fn amended(&self) -> Option<PathBuf> {
+        Some(self.amended.clone()).filter(|path| intake::leads(path, &self.grants.reach()).is_some())
+    }
+
+    /// What programs that review get: the caller's environment, without what leads to a sandbox's files.
+    pub(super) fn reviewers_environment(&self) -> Vec<(OsString, OsString)> {
+        let reach = self.grants.reach();
+        let changeable = |path: &[u8]| intake::leads(Path::new(OsStr::from_bytes(path)), &reach).is_none();
+        let (environment, _) = environ::compute(&self.baseline, &[], &[], &[], changeable);
+        let parts = |variable: &Bytes| {
+            let at = variable.as_slice().iter().position(|&byte| byte == b'=')?;
+            let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+            Some((part(variable.as_slice().get(..at)?), part(variable.as_slice().get(at + 1..)?)))
+        };
+        environment.iter().filter_map(parts).collect()
+    }
+
     /// Writes what a prompt offers as a rule, for every session from now on and for this one at once.
     pub(super) fn amend(&self, prompt: &str, by: &str) -> Result<(), String> {
         let line = self.desk.rule(prompt)?;
-        let path = self.amended.as_ref().ok_or("no file of rules is out of every sandbox's reach")?;
+        let path = self.amended().ok_or("no file of rules is out of every sandbox's reach")?;
         // On record before it is there: what follows may fail, and then allows nothing.
         let body = json!({ "file": path, "rule": line, "by": by, "approval": prompt });
         self.recorder.session_event("amended", &body).map_err(|error| error.to_string())?;
-        let (number, _) = super::rule_files::append(path, &line)?;
+        let (number, _) = super::rule_files::append(&path, &line)?;
         // With the place that it has there.
         let text = format!("{}{line}", "\n".repeat(number - 1));
         let rule = policy::load("/", [(&*path.to_string_lossy(), &*text)]);
@@ -566,6 +580,11 @@ impl Session {
         if let Some(shell) = self.shell.get() {
             process::kill_by_number(shell, libc::SIGINT);
         }
+    }
+
+    /// What is known of files may not be so any more.
+    pub(super) fn forget_hashes(&self) {
+        self.hashes.borrow_mut().clear();
     }
 
     /// BLAKE3 of a file; remembered for one that no sandbox can write, as long as it looks the same.

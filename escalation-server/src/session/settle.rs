@@ -1,6 +1,5 @@
 //! From judgement to decision. Pure, and never an error: what cannot be done is denied.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::flow::text::{printable, summary};
@@ -19,18 +18,24 @@ pub(super) struct Facts<'a> {
     pub(super) named: Option<&'a Resolved>,
     /// Whether the turn denies anything.
     pub(super) denies: bool,
+    /// What was granted to the turn, where the asker belongs to it.
+    pub(super) granted: Option<&'a Resolved>,
     pub(super) policy: &'a ApprovalPolicy,
 }
 
-/// The profile that an execution names, or becomes by what the turn denies.
-pub(super) fn named<'a>(
-    profiles: &'a BTreeMap<String, Resolved>,
-    execution: Option<&Execution>,
-    denies: bool,
-) -> Option<&'a Resolved> {
+impl Facts<'_> {
+    /// Whether an execution is what the turn has by now.
+    fn is_granted(self, execution: &Execution) -> bool {
+        let name = self.granted.map(|granted| &granted.name);
+        matches!(execution, Execution::Permissions(profile) if Some(profile) == name)
+    }
+}
+
+/// The name of the profile that an execution names, or becomes by what the turn denies.
+pub(super) fn named(execution: Option<&Execution>, denies: bool) -> Option<&str> {
     match execution {
-        Some(Execution::Permissions(name)) => profiles.get(name),
-        Some(Execution::Unsandboxed) if denies => profiles.get(EVERYTHING),
+        Some(Execution::Permissions(name)) => Some(name),
+        Some(Execution::Unsandboxed) if denies => Some(EVERYTHING),
         _ => None,
     }
 }
@@ -49,6 +54,8 @@ pub(super) fn is_wider(execution: &Execution, facts: Facts<'_>) -> bool {
     match execution {
         Execution::Unsandboxed => !facts.asker.unrestricted,
         Execution::TurnDefault => !facts.turn.within(facts.asker),
+        // It was given to whatever the turn runs.
+        Execution::Permissions(_) if facts.is_granted(execution) => false,
         Execution::Permissions(_) => facts.named.is_none_or(|profile| !profile.within(facts.asker)),
     }
 }
@@ -108,7 +115,7 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
         (Verdict::Forbidden, _) => return deny(format!("forbidden by {place}{because}")),
         (Verdict::Prompt, Cause::Rule) => Some(format!("{place} wants an approval{because}")),
         (Verdict::Prompt, Cause::Skill) => Some(format!("{place} declares permissions of its own")),
-        (Verdict::Prompt, Cause::Command) => Some(place.clone()),
+        (Verdict::Prompt, Cause::Command | Cause::Permissions) => Some(place.clone()),
         (Verdict::Allow, _) => None,
     };
     let Some(execution) = &judgement.allowed.execution else {
@@ -120,17 +127,19 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     let execution = &held(execution, facts);
     let wider = is_wider(execution, facts);
     // Nobody said that it is to run as a command of its own: where it cannot, it runs as any other.
-    let own = request.context == ContextId::TURN && request.attested.exe.is_some();
+    let of_turn = request.context == ContextId::TURN || facts.granted.is_some();
+    let own = of_turn && request.attested.exe.is_some();
     if why.is_none() && cause == Cause::Command && !own {
         return run(place);
     }
     let mut in_place = None;
-    if request.context != ContextId::TURN {
+    if request.context != ContextId::TURN
+        && matches!(execution, Execution::Permissions(name) if *name == facts.asker.name)
+    {
+        in_place = Some(format!("already under {execution}, {place}"));
+    } else if !of_turn {
         let from = format!("asked from permissions({})", facts.asker.name);
         match execution {
-            Execution::Permissions(name) if *name == facts.asker.name => {
-                in_place = Some(format!("already under {execution}, {place}"));
-            }
             _ if wider || *execution == Execution::TurnDefault => {
                 why = why.or_else(|| Some(format!("{from}, {execution} needs an approval, {place}")));
             }
@@ -150,6 +159,7 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     };
     if let Shape::Script { named, interpreter } = &exe.shape
         && *execution != Execution::TurnDefault
+        && !facts.is_granted(execution)
     {
         if exe.agent_writable {
             return deny(format!(
@@ -243,7 +253,8 @@ mod tests {
 
     fn policy(name: &str) -> ApprovalPolicy {
         let granular = |sandbox_approval, rules| {
-            ApprovalPolicy::Granular(Granular { sandbox_approval, rules, skill_approval: true })
+            let all = Granular { sandbox_approval, rules, skill_approval: true, request_permissions: true };
+            ApprovalPolicy::Granular(all)
         };
         match name {
             "untrusted" => ApprovalPolicy::Untrusted,
@@ -290,6 +301,7 @@ mod tests {
             },
             path_holds: true,
             skill: None,
+            wish: None,
         }
     }
 
@@ -300,7 +312,7 @@ mod tests {
             Requested { execution: Execution::Unsandboxed, justification: None, prefix: Vec::new() };
         let requested = Some(requested).filter(|_| asks == "yes");
         let unrestricted = sandbox == "unrestricted";
-        let stance = Stance { policy, unrestricted, requested };
+        let stance = Stance { policy, unrestricted, requested, granted: None };
         let line = match command {
             "harmless" => "ls -l",
             "dangerous" => "rm -rf x",
@@ -321,7 +333,8 @@ mod tests {
         }
         let asker =
             Resolved { unrestricted, entries: vec![("/".into(), Access::Read)], ..Resolved::default() };
-        let facts = Facts { asker: &asker, turn: &asker, named: None, denies: false, policy: &stance.policy };
+        let policy = &stance.policy;
+        let facts = Facts { asker: &asker, turn: &asker, named: None, denies: false, granted: None, policy };
         match settle(&request, &judgement, facts) {
             Settled::Decided(Decision::Run { .. }) => "run",
             Settled::Decided(Decision::Deny { .. }) => "deny",

@@ -409,9 +409,12 @@ pub(crate) fn execute(image: &Image<'_>, argv: &[CString], env: &[CString]) -> i
 /// Gives every signal its default disposition. What cannot be changed (KILL, STOP, the C library's
 /// own) stays.
 pub(crate) fn default_signals() {
-    for signal in 1..=64 {
-        dispose(signal, libc::SIG_DFL);
-    }
+    (1..=64).for_each(default_signal);
+}
+
+/// The same for one.
+pub(crate) fn default_signal(signal: i32) {
+    dispose(signal, libc::SIG_DFL);
 }
 
 /// Ignores and blocks these signals, bit n-1 for signal n, and no others; of a process whose

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Length of a header in bytes.
 pub const HEADER: usize = 12;
 /// The protocol that this build speaks. Both sides name it when they refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 const MAGIC: [u8; 4] = *b"PSTN";
 
@@ -27,6 +27,8 @@ pub enum Kind {
     Handover = 5,
     /// From a waiting client.
     Notice = 6,
+    /// A request that more be granted, body in the message.
+    Plea = 7,
 }
 
 /// Why a frame was refused.
@@ -115,6 +117,7 @@ pub fn split(frame: &[u8]) -> Result<(Kind, &[u8]), FrameError> {
         4 => Kind::Answer,
         5 => Kind::Handover,
         6 => Kind::Notice,
+        7 => Kind::Plea,
         other => return Err(FrameError::Kind(other)),
     };
     // A large request states the length of what lies in the memfd.

@@ -20,6 +20,8 @@ pub struct ByteSlice<'a>(pub &'a [u8]);
 pub enum Layer {
     /// The hook in patched zsh.
     Zsh,
+    /// `postern exec` inside a session.
+    Exec,
 }
 
 /// What the shell said of the place that an exec came from.
@@ -51,12 +53,43 @@ pub struct Request {
     pub argv: Vec<Bytes>,
     /// The environment, `NAME=value` each.
     pub env: Vec<Bytes>,
+    /// What it asks for instead of what its asker has.
+    pub wish: Option<Wish>,
+}
+
+/// More than the sandbox, asked for with one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// What is added to the turn's profile; none: no sandbox at all.
+    pub more: Option<More>,
+    /// Why, for whoever approves; empty if nothing is said.
+    pub justification: Bytes,
+    /// The first words of commands that a yes may allow for good.
+    pub prefix: Vec<Bytes>,
+}
+
+/// A profile that is added to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// The profile, as JSON.
+    pub profile: Bytes,
+    /// The directory that its relative paths are below.
+    pub base: Bytes,
+}
+
+/// Asks for more for every later command of the turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plea {
+    /// What is added.
+    pub more: More,
+    /// Why, for whoever approves; empty if nothing is said.
+    pub justification: Bytes,
 }
 
 /// What the server says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer<'a> {
-    /// Execute it where you are.
+    /// Execute it where you are; to a [`Plea`]: it is granted.
     Run,
     /// Do not; the reason is for the command's stderr.
     Deny {

@@ -21,6 +21,9 @@
 //!
 //! hello      client ── Hello ──► server      is this process inside the session?
 //!                   ◄── Welcome ──           the client becomes the session's zsh
+//!
+//! plea       client ── Plea ──► server       more for every later command of the turn
+//!                   ◄── Run | Deny
 //! ```
 //!
 //! Before any of these answers `Waiting` may come, while somebody is asked. In place of `Exited` or
@@ -37,4 +40,6 @@ pub use frame::{
     FrameError, HEADER, Kind, VERSION, decode, decode_body, encode, encode_header, pack, split, unpack,
 };
 pub use limits::*;
-pub use message::{Answer, ByteSlice, Bytes, Handover, Layer, Notice, Request, ShellContext};
+pub use message::{
+    Answer, ByteSlice, Bytes, Handover, Layer, More, Notice, Plea, Request, ShellContext, Wish,
+};

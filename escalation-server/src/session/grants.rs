@@ -1,0 +1,365 @@
+//! What commands of a session may run under: the profiles that it starts with, and what is asked for
+//! while it runs.
+//!
+//! A profile that somebody approves may let sandboxes reach what they could not before. Whatever was
+//! judged before that is not started after it.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use postern_shim::wire::{Answer, Bytes, MAX_PROFILE, More, Plea};
+use serde_json::json;
+
+use super::asker::Asker;
+use super::grounds::Grounds;
+use super::prompt;
+use super::server::{Session, has_ended};
+use crate::approval::{Asked, Desk, Field, Identity, Lasting};
+use crate::flow::text::printable;
+use crate::flow::{ContextId, Execution, Request};
+use crate::policy::{Cause, Requested, Stance};
+use crate::profile::{Access, Base, Place, Profile, Reach, Resolved, from_json};
+use crate::sandbox::{Abilities, Facts, Own};
+
+/// Profiles by name.
+pub(super) type Named = BTreeMap<String, Rc<Resolved>>;
+
+/// How the profile of a wish is called, and a number. No configuration can write such a name.
+pub(super) const WISHED: &str = "requested:";
+/// How the profile of what was granted to the turn is called, and a number.
+pub(super) const GRANTED: &str = "granted:";
+
+/// Profiles that may be asked for in one session.
+const MOST: usize = 64;
+/// Places that one request may name.
+const MOST_PLACES: usize = 32;
+/// Characters of a justification.
+const MOST_TEXT: usize = 1000;
+
+#[derive(Debug)]
+pub(super) struct Grants {
+    grounds: Grounds,
+    turn: Rc<Resolved>,
+    named: RefCell<Named>,
+    reach: RefCell<Rc<Reach>>,
+    /// Counts how often sandboxes came to reach more.
+    age: Cell<u64>,
+    standing: RefCell<Option<Standing>>,
+    starting: Rc<Cell<usize>>,
+}
+
+/// What every later command of the turn has besides, as long as the desk holds the grant.
+#[derive(Debug, Clone)]
+struct Standing {
+    identity: Identity,
+    profile: Rc<Resolved>,
+    added: Profile,
+}
+
+/// A command between its judgement and its start.
+#[derive(Debug)]
+pub(super) struct Starting(Rc<Cell<usize>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl Grants {
+    pub(super) fn new(grounds: Grounds, turn: Rc<Resolved>, named: Named, reach: Reach) -> Self {
+        Self {
+            grounds,
+            turn,
+            named: RefCell::new(named),
+            reach: RefCell::new(Rc::new(reach)),
+            age: Cell::new(0),
+            standing: RefCell::default(),
+            starting: Rc::default(),
+        }
+    }
+
+    /// What the turn and every profile that may be in use can write.
+    pub(super) fn reach(&self) -> Rc<Reach> {
+        Rc::clone(&self.reach.borrow())
+    }
+
+    pub(super) fn profile(&self, name: &str) -> Option<Rc<Resolved>> {
+        self.named.borrow().get(name).cloned()
+    }
+
+    /// Changes when sandboxes come to reach more.
+    pub(super) fn age(&self) -> u64 {
+        self.age.get()
+    }
+
+    /// Notes that a command is about to start.
+    pub(super) fn starting(&self) -> Starting {
+        self.starting.set(self.starting.get() + 1);
+        Starting(Rc::clone(&self.starting))
+    }
+
+    /// The profile of what was granted to the turn, while that holds.
+    fn standing(&self, desk: &Desk) -> Option<Standing> {
+        self.standing.borrow().clone().filter(|standing| desk.holds(standing.identity))
+    }
+
+    /// The turn's profile and what is asked for besides, under a name of its own.
+    ///
+    /// # Errors
+    /// Why that cannot be had.
+    fn add(
+        &self,
+        kind: &str,
+        added: &Profile,
+        own: &Own,
+        abilities: &Abilities,
+    ) -> Result<Rc<Resolved>, String> {
+        let provisional = kind.trim_end_matches(':');
+        let wanted = self.grounds.turn_and(provisional, added);
+        let mut resolved =
+            self.grounds.named(&wanted, &self.turn, true).map_err(|error| error.to_string())?;
+        let known = self.named.borrow();
+        let asked_for =
+            || known.iter().filter(|(name, _)| name.starts_with(WISHED) || name.starts_with(GRANTED));
+        let equal = |known: &Resolved| Resolved { name: provisional.to_owned(), ..known.clone() } == resolved;
+        if let Some((_, equal)) = asked_for().find(|(name, known)| name.starts_with(kind) && equal(known)) {
+            return Ok(Rc::clone(equal));
+        }
+        let number = asked_for().count() + 1;
+        if number > MOST {
+            return Err(format!("more than {MOST} different permissions were asked for in this session"));
+        }
+        resolved.name = format!("{kind}{number}");
+        if let Some(path) = self.grounds.withheld(added, &resolved) {
+            let what = "is denied, and nothing but the configuration opens it";
+            return Err(format!("{} {what}", printable(path.as_os_str().as_bytes())));
+        }
+        Facts::gather(&resolved, own, abilities).map_err(|error| error.to_string())?;
+        let reach = Reach::clone(&self.reach()).and(&resolved);
+        let all: Vec<&Resolved> = known.values().map(Rc::as_ref).chain([&*self.turn, &resolved]).collect();
+        self.grounds.hold(&reach, &all, &[&resolved]).map_err(|error| error.to_string())?;
+        let resolved = Rc::new(resolved);
+        drop(known);
+        self.named.borrow_mut().insert(resolved.name.clone(), Rc::clone(&resolved));
+        Ok(resolved)
+    }
+
+    /// What somebody in the session wants to have added to its turn.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn wanted(&self, more: &More) -> Result<Profile, String> {
+        let text = std::str::from_utf8(more.profile.as_slice()).map_err(|_| "the profile is not UTF-8")?;
+        if text.len() > MAX_PROFILE {
+            return Err(format!("the profile is longer than {MAX_PROFILE} bytes"));
+        }
+        let base = Path::new(OsStr::from_bytes(more.base.as_slice()));
+        let base = Base { directory: base, home: &self.grounds.directories.home };
+        let wanted = from_json("", text, base).map_err(|error| error.to_string())?;
+        if !wanted.unix_sockets.is_empty() {
+            return Err("sockets are given by the configuration alone".to_owned());
+        }
+        let entries = wanted.filesystem.as_deref().unwrap_or_default();
+        if entries.is_empty() && !wanted.network {
+            return Err("it asks for nothing: give network or fileSystem".to_owned());
+        }
+        let plain = |place: &Place| !matches!(place, Place::Glob(_) | Place::Unknown(_));
+        if entries.len() > MOST_PLACES
+            || entries.iter().any(|entry| entry.access == Access::None || !plain(&entry.place))
+        {
+            let what = "while a session runs it can be asked for reading and writing";
+            return Err(format!("{what}, of at most {MOST_PLACES} places that are no patterns"));
+        }
+        Ok(wanted)
+    }
+}
+
+fn said(text: &Bytes) -> Result<Option<String>, String> {
+    let text = String::from_utf8_lossy(text.as_slice());
+    match text.chars().count() {
+        0 => Ok(None),
+        count if count > MOST_TEXT => Err(format!("a justification has at most {MOST_TEXT} characters")),
+        _ => Ok(Some(text.into_owned())),
+    }
+}
+
+impl Session {
+    /// What this request meets where no rule matches it.
+    ///
+    /// # Errors
+    /// Why what it asks for cannot even be asked about.
+    pub(super) fn stance_for(&self, request: &Request) -> Result<Cow<'_, Stance>, String> {
+        if let Some(wish) = &request.wish {
+            if !self.stance.policy.takes_requests() {
+                let what = "more than the sandbox can only be asked for under the approval policy on-request";
+                return Err(what.to_owned());
+            }
+            let execution = match &wish.more {
+                None => Execution::Unsandboxed,
+                Some(more) => {
+                    let added = self.grants.wanted(more)?;
+                    let profile = self.grants.add(WISHED, &added, &self.own, &self.abilities)?;
+                    Execution::Permissions(profile.name.clone())
+                }
+            };
+            let prefix = wish.prefix.iter().map(|word| String::from_utf8(word.as_slice().to_vec()));
+            let prefix = prefix.collect::<Result<_, _>>().map_err(|_| "a word of the rule is not UTF-8")?;
+            let requested = Requested { execution, justification: said(&wish.justification)?, prefix };
+            return Ok(Cow::Owned(Stance { requested: Some(requested), ..self.stance.clone() }));
+        }
+        match self.granted(request.context) {
+            None => Ok(Cow::Borrowed(&self.stance)),
+            Some(profile) => {
+                let granted = Some(Execution::Permissions(profile.name.clone()));
+                Ok(Cow::Owned(Stance { granted, ..self.stance.clone() }))
+            }
+        }
+    }
+
+    /// What was granted to the turn, for a command of it: one that was started by the shell, or under
+    /// what was granted.
+    pub(super) fn granted(&self, context: ContextId) -> Option<Rc<Resolved>> {
+        let standing = self.grants.standing(&self.desk)?;
+        let of_turn = context == ContextId::TURN || *self.profile_of(context) == *standing.profile;
+        of_turn.then_some(standing.profile)
+    }
+
+    /// Lets commands run under a profile that was asked for.
+    ///
+    /// # Errors
+    /// If commands that were judged before are on their way, and do not start.
+    pub(super) async fn open(&self, name: &str) -> Result<(), String> {
+        const LONGEST: Duration = Duration::from_secs(2);
+        let profile = self.grants.profile(name).ok_or_else(|| format!("there is no profile {name}"))?;
+        let before = self.grants.reach();
+        let reach = Reach::clone(&before).and(&profile);
+        let began = std::time::Instant::now();
+        if reach != *before {
+            while self.grants.starting.get() > 0 {
+                if began.elapsed() > LONGEST {
+                    return Err("other commands are being started; try again".to_owned());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // From here to the next wait nothing else is judged.
+            let reach = Reach::clone(&self.grants.reach()).and(&profile);
+            *self.grants.reach.borrow_mut() = Rc::new(reach);
+            self.grants.age.set(self.grants.age.get() + 1);
+            self.forget_hashes();
+            self.chain.runs_in(self.reviewers_environment());
+        }
+        self.link.define(&profile).await.map_err(|error| format!("name a profile: {error}"))
+    }
+
+    /// Answers who asks for more for every later command of the turn.
+    pub(super) async fn plead(&self, context: ContextId, plea: &Plea, peer: &OwnedFd, asker: &Asker) {
+        match self.grant(context, plea, peer, asker).await {
+            Ok(()) => asker.answer(Answer::Run),
+            Err(why) => asker.deny(&format!("more permissions ({why})")),
+        }
+    }
+
+    async fn grant(
+        &self,
+        context: ContextId,
+        plea: &Plea,
+        peer: &OwnedFd,
+        asker: &Asker,
+    ) -> Result<(), String> {
+        if self.stance.unrestricted {
+            return Ok(());
+        }
+        let had = self.profile_of(context);
+        if context != ContextId::TURN && self.granted(context).is_none() {
+            return Err(format!("asked from permissions({}); only the turn can be given more", had.name));
+        }
+        self.stance.policy.may_ask(Cause::Permissions)?;
+        let added = self.grants.wanted(&plea.more)?;
+        let justification = said(&plea.justification)?;
+        let turn = self.profile_of(ContextId::TURN);
+        // One grant at a time: what holds already is part of the next.
+        let standing = self.grants.standing(&self.desk);
+        let added = match &standing {
+            Some(standing) => Profile { name: String::new(), ..standing.added.plus(&added) },
+            None => added,
+        };
+        let profile = self.grants.add(GRANTED, &added, &self.own, &self.abilities)?;
+        if profile.within(standing.as_ref().map_or(&*turn, |standing| &*standing.profile)) {
+            return Ok(());
+        }
+        if !self.chain.has_people() {
+            return Err("only programs answer in this session, and people grant this".to_owned());
+        }
+        let difference = prompt::difference(&self.enforced(&profile), &turn);
+        let asked = asked(&profile, &difference, justification.as_deref());
+        let waits = |id: &str| {
+            asker.waiting(&format!(
+                "more permissions wait for an approval; answer in another terminal: postern approve {id}"
+            ));
+        };
+        let identity = asked.identity;
+        let answer = {
+            let _asking = prompt::Asking::new(&self.asking);
+            self.desk.ask(asked, has_ended(peer), waits).await
+        };
+        if let Some(why) = prompt::denial(self, &answer) {
+            let body = json!({ "permissions": difference, "approval": prompt::approval(&answer) });
+            let _unrecorded = self.recorder.session_event("not_granted", &body);
+            return Err(why);
+        }
+        let given = async {
+            let now = self.grants.standing(&self.desk).map(|standing| standing.identity);
+            if now.is_some_and(|now| now != identity) && now != standing.map(|standing| standing.identity) {
+                return Err("something else was granted meanwhile; ask again".to_owned());
+            }
+            let body = json!({
+                "profile": profile.name,
+                "permissions": difference,
+                "justification": justification.as_deref().map(|text| printable(text.as_bytes())),
+                "approval": prompt::approval(&answer),
+            });
+            self.recorder.session_event("granted", &body).map_err(|error| error.to_string())?;
+            self.open(&profile.name).await
+        };
+        if let Err(why) = given.await {
+            self.desk.forget(identity);
+            return Err(why);
+        }
+        let new = Standing { identity, profile, added };
+        let old = self.grants.standing.replace(Some(new));
+        if let Some(old) = old.filter(|old| old.identity != identity) {
+            self.desk.forget(old.identity);
+        }
+        Ok(())
+    }
+}
+
+/// The question in full.
+fn asked(profile: &Resolved, difference: &str, justification: Option<&str>) -> Asked {
+    let field = |name: &str, text: String| Field { name: name.to_owned(), text };
+    let mut fields = vec![
+        field("asks for", "more for every later command of the shell's, whatever it is".to_owned()),
+        field(prompt::DIFFERENCE, difference.to_owned()),
+    ];
+    if let Some(text) = justification {
+        fields.push(field("because", format!("{} (as whoever asks says)", printable(text.as_bytes()))));
+    }
+    let care = crate::flow::text::not_ascii(difference);
+    if !care.is_empty() {
+        fields.push(field("take care", care));
+    }
+    let identity = Resolved { name: GRANTED.to_owned(), ..profile.clone() };
+    let identity = Identity(*blake3::hash(format!("{identity:?}").as_bytes()).as_bytes());
+    let first = difference.lines().next().unwrap_or_default();
+    let rest = if difference.lines().count() > 1 { ", …" } else { "" };
+    let summary = format!("more permissions: {first}{rest}");
+    Asked { identity, summary, fields, lasting: Lasting::Only, rule: None, counted: false }
+}

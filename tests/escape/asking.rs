@@ -1,0 +1,125 @@
+//! Making more of what was asked for than somebody said yes to.
+
+use std::process::Stdio;
+
+use postern_tests::{World, eventually, finish, for_each_user, prefix, stdout, text};
+
+use crate::approvals::waiting;
+
+/// Runs a script in a session where the first question is answered so, and every other denied.
+fn granted(world: &World, config: &str, rules: &str, script: &str, choice: &[&str]) -> (String, String) {
+    let mut command = world.postern();
+    command.arg("--config").arg(world.write("grant.toml", config));
+    command.arg("--rules").arg(world.write("grant.rules", rules)).args(["--", "-fc", script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let answered = finish(world.postern().arg("approve").arg(waiting(world).1).args(choice));
+    assert!(answered.status.success(), "{}", text(&answered.stderr));
+    let mut ended = false;
+    eventually("the script ends", || {
+        ended = ended || child.try_wait().unwrap().is_some();
+        let list = finish(world.postern().args(["approve", "--list"]));
+        let prompts = text(&list.stdout);
+        for prompt in prompts.lines().filter_map(|line| line.strip_prefix("prompt ")) {
+            let _withdrawn = finish(world.postern().args(["approve", &prompt[..6], "--deny"]));
+        }
+        ended
+    });
+    let output = child.wait_with_output().unwrap();
+    (stdout(&output), text(&output.stderr))
+}
+
+fn postern() -> String {
+    prefix().join("bin/postern").display().to_string()
+}
+
+#[test]
+fn a_link_swapped_in_after_a_grant_leads_nowhere() {
+    for_each_user(|world| {
+        // What was asked about lies where the agent can move what is above it.
+        let swap = format!("mv sub gone; mkdir sub; ln -s {} sub/docs", world.outside.display());
+        let docs = || {
+            for path in [world.workspace.join("sub"), world.workspace.join("gone")] {
+                let _none = std::fs::remove_dir_all(path);
+            }
+            std::fs::create_dir_all(world.workspace.join("sub/docs")).unwrap();
+            world.own();
+        };
+        docs();
+        let plain = world.plain("sh", &["-c", &format!("{swap}; touch sub/docs/plain")]);
+        assert!(plain.status.success() && world.outside.join("plain").exists());
+
+        docs();
+        let config = "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n\
+                      ':project_roots' = { '.' = 'write', 'sub/docs' = 'read' }\n";
+        let script = format!(
+            "{} request --write $PWD/sub/docs || exit 1; touch sub/docs/before; print before $?; {swap}; \
+             touch sub/docs/after; touch {}/direct; print end",
+            postern(),
+            world.outside.display()
+        );
+        let (said, stderr) = granted(world, config, "", &script, &["--session"]);
+        assert!(said.contains("before 0") && said.ends_with("end"), "{said} {stderr}");
+        assert!(!world.outside.join("after").exists(), "{stderr}");
+        assert!(!world.outside.join("direct").exists(), "{stderr}");
+    });
+}
+
+#[test]
+fn what_runs_under_a_profile_asks_for_nothing_in_the_turns_name() {
+    for_each_user(|world| {
+        let script = format!(
+            "sh -c '{0} request --write {1}; echo $?; touch {1}/x'",
+            postern(),
+            world.outside.display()
+        );
+        let mut command = world.postern();
+        let rules = world.write("p.rules", "prefix_rule(['sh'], execution = 'read-only')");
+        let output = finish(command.arg("--rules").arg(rules).args(["--", "-fc", &script]));
+        assert_eq!(stdout(&output), "126");
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.contains("asked from permissions(read-only); only the turn can be given more"),
+            "{stderr}"
+        );
+        assert!(!world.outside.join("x").exists());
+    });
+}
+
+#[test]
+fn a_program_that_a_grant_lets_the_agent_write_is_no_rules_program_any_more() {
+    for_each_user(|world| {
+        let tool = world.write("outside/tool", "#!/bin/sh\necho tool; id > $OUT\n");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&tool, mode).unwrap();
+        let (tool, out) = (tool.display(), world.root.join("escaped"));
+        let rules = format!("prefix_rule(['{tool}'], execution = 'unsandboxed', env_keep = ['OUT'])\n");
+        let script = format!(
+            "export OUT={}; {tool}; rm $OUT; {} request --write {} || exit 1\n\
+             print '#!/bin/sh\\necho evil; id > $OUT' > new; chmod +x new; cp new {tool}; {tool}; print $?",
+            out.display(),
+            postern(),
+            world.outside.display(),
+        );
+        // The agent cannot remove what was made outside.
+        let script = script.replace("rm $OUT; ", "");
+        let (said, stderr) = granted(world, "", &rules, &script, &["--session"]);
+        assert!(said.starts_with("tool\n"), "{said} {stderr}");
+        let first = std::fs::metadata(&out).unwrap().modified().unwrap();
+        assert!(!said.contains("evil") || !said.ends_with("evil\n0"), "{said} {stderr}");
+        assert_eq!(std::fs::metadata(&out).unwrap().modified().unwrap(), first, "{said} {stderr}");
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_grant_whose_time_is_over() {
+    for_each_user(|world| {
+        let script = format!(
+            "{} request --write {out} || exit 1; touch {out}/a; print $?; sleep 2.2; touch {out}/b; print $?",
+            postern(),
+            out = world.outside.display()
+        );
+        let (said, stderr) = granted(world, "", "", &script, &["--until", "2s"]);
+        assert!(said.ends_with("\n0\n1"), "{said} {stderr}");
+        assert!(!world.outside.join("b").exists());
+    });
+}
