@@ -51,6 +51,16 @@ fn what_the_machines_operator_does_not_allow_is_not_given_and_that_is_said() {
             "{said}"
         );
         assert!(said.contains("read-only file system: x") && !world.workspace.join("x").exists(), "{said}");
+        let output = required(
+            world,
+            requirements,
+            &["rules", "explain", "--sandbox", "danger-full-access", "--", "id"],
+        );
+        assert!(
+            stdout(&output).contains("note      requirements.toml does not allow"),
+            "{}",
+            stdout(&output)
+        );
         // Nor by what one command asks for.
         let output = required(
             world,

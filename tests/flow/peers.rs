@@ -6,7 +6,7 @@ const LIAR: &str = r#"
 import os, socket, struct, array, sys
 base = socket.socket(fileno=os.dup(int(os.environ['POSTERN_SOCKET'])))
 def fds(*numbers): return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', numbers))]
-def frame(kind, body=b'', magic=b'PSTN', version=2, length=None):
+def frame(kind, body=b'', magic=b'PSTN', version=3, length=None):
     return magic + struct.pack('<HHI', version, kind, len(body) if length is None else length) + body
 def ask(message, *numbers):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -19,8 +19,8 @@ null = os.open('/dev/null', os.O_PATH)
 true = os.open('/bin/true', os.O_PATH)
 cwd = os.open('.', os.O_PATH)
 string = lambda text: bytes([len(text)]) + text
-def request(path=b'/bin/true', has_cwd=1, argv=(b'true',)):
-    return string(path) + bytes([has_cwd]) + b'\0' + string(b'') + b'\1' + string(b'') + b'\0' + bytes([len(argv)]) + b''.join(map(string, argv)) + b'\0'
+def request(path=b'/bin/true', has_cwd=1, argv=(b'true',), wish=b'\0'):
+    return string(path) + bytes([has_cwd]) + b'\0' + string(b'') + b'\1' + string(b'') + b'\0' + bytes([len(argv)]) + b''.join(map(string, argv)) + b'\0' + wish
 def shows(name, answer): print(name, answer[12:13].hex() or 'nothing', flush=True)
 shows('good', ask(frame(1, request()), true, cwd))
 shows('hello', ask(frame(3)))
@@ -37,6 +37,12 @@ shows('no fds', ask(frame(1, request())))
 shows('extra fds', ask(frame(1, request()), true, cwd, cwd))
 shows('device', ask(frame(1, request()), null, cwd))
 shows('nul', ask(frame(1, request(argv=(b'a\0b',))), true, cwd))
+shows('long rule', ask(frame(1, request(wish=b'\1\0\0' + bytes([65]) + string(b'w') * 65)), true, cwd))
+shows('plea for nothing', ask(frame(7, string(b'{}') + string(b'/') + b'\0')))
+shows('plea for what', ask(frame(7, string(b'[' * 200) + string(b'/') + b'\0')))
+shows('plea from nowhere', ask(frame(7, string(b'{"fileSystem": {"write": ["x"]}}') + string(b'x') + b'\0')))
+shows('long plea', ask(frame(7, b'\xfb' + struct.pack('<H', 20000) + b' ' * 20000 + string(b'/') + b'\0')))
+shows('cut plea', ask(frame(7, string(b'{}'))))
 shows('long path', ask(frame(1, b'\xfb' + struct.pack('<H', 5000) + b'x' * 5000 + request()[10:]), true, cwd))
 memory = os.memfd_create('m', os.MFD_ALLOW_SEALING)
 os.write(memory, request())
@@ -64,7 +70,8 @@ fn a_lying_peer_gains_nothing_and_the_server_goes_on() {
         let expected = format!(
             "good {run}\nhello {welcome}\nempty {deny}\ngarbage {deny}\nmagic {deny}\nversion {deny}\ntold True\nkind {deny}\n\
              length {deny}\nhuge count {deny}\ntrailing {deny}\nno fds {deny}\nextra fds {deny}\ndevice {deny}\nnul {deny}\n\
-             long path {deny}\nunsealed {deny}\nafter all {run}\nstill here"
+             long rule {deny}\nplea for nothing {deny}\nplea for what {deny}\nplea from nowhere {deny}\n\
+             long plea {deny}\ncut plea {deny}\nlong path {deny}\nunsealed {deny}\nafter all {run}\nstill here"
         );
         assert_eq!(stdout(&output), expected, "{}", text(&output.stderr));
         let malformed = world.records().iter().filter(|line| line["event"] == "malformed").count();

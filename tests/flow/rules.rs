@@ -46,6 +46,7 @@ fn explain_shows_every_rule_that_is_looked_at_which_decides_and_what_happens() {
             explain(world, &["id"]).contains("it waits for an approval, and with a yes runs unsandboxed")
         );
         assert!(explain(world, &["no-such-program"]).contains("no file of this name is found"));
+        assert!(explain(world, &["/etc/passwd"]).contains("nothing runs: the file is not executable"));
     });
 }
 

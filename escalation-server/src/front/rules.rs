@@ -133,6 +133,9 @@ pub(crate) fn explain_command(options: &Options, command: &[OsString]) -> Result
         |path| printable(path.as_os_str().as_encoded_bytes()),
     );
     let mut text = format!("program   {program}\n");
+    for what in &explained.said {
+        text.push_str(&format!("note      {}\n", printable(what.as_bytes())));
+    }
     for (rule, said) in &explained.rules {
         text.push_str(&format!("rule      {}\n          {said}\n", line(rule)));
     }

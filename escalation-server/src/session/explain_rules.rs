@@ -8,7 +8,7 @@ use postern_shim::wire::Bytes;
 
 use super::Options;
 use super::intake;
-use super::launch::{LaunchError, prepare};
+use super::launch::{LaunchError, executable, prepare};
 use super::settle::{Facts, Question, Settled, named, settle};
 use crate::flow::{Decision, Execution, Source};
 use crate::policy::{self, Counts, NetworkRule, Rule, Subject};
@@ -68,6 +68,8 @@ pub(crate) struct Explained {
     /// Every rule about a program of its name, and what becomes of it.
     pub(crate) rules: Vec<(Written, String)>,
     pub(crate) decision: String,
+    /// What was configured and is not given.
+    pub(crate) said: Vec<String>,
 }
 
 /// Explains what would become of a command in a session that started here.
@@ -115,6 +117,9 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
     let program = request.attested.exe.as_ref().map(|exe| exe.path.clone());
     let decision = match settle(&request, &judgement, facts) {
         _ if program.is_none() => "nothing runs".to_owned(),
+        _ if !program.as_deref().is_some_and(executable) => {
+            "nothing runs: the file is not executable".to_owned()
+        }
         Settled::Decided(Decision::Run { reason }) => format!("it runs in place: {reason}"),
         Settled::Decided(Decision::Deny { reason }) => format!("it is denied: {reason}"),
         Settled::Decided(Decision::Escalate { execution, reason }) => {
@@ -128,8 +133,9 @@ pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explain
             None => format!("it is denied: nobody is asked (on_prompt is `deny`): {why}"),
         },
     };
+    let said = prepared.said().to_vec();
     prepared.discard();
-    Ok(Explained { program, rules, decision })
+    Ok(Explained { program, rules, decision, said })
 }
 
 /// Where a word leads as a command: a path as it stands, a name by `PATH`.
@@ -139,13 +145,8 @@ fn found(word: &[u8]) -> PathBuf {
         return std::path::absolute(word).unwrap_or_else(|_| word.to_path_buf());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let executable = |path: &PathBuf| {
-        path.metadata().is_ok_and(|found| {
-            found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0
-        })
-    };
     std::env::split_paths(&path)
         .map(|directory| directory.join(word))
-        .find(executable)
+        .find(|path| executable(path))
         .unwrap_or_else(|| word.to_path_buf())
 }

@@ -51,7 +51,9 @@ pub(super) struct Grants {
     reach: RefCell<Rc<Reach>>,
     /// Counts how often sandboxes came to reach more.
     age: Cell<u64>,
-    standing: RefCell<Option<Standing>>,
+    standing: RefCell<Option<Rc<Standing>>>,
+    /// Requests that were refused.
+    refused: Cell<u32>,
     starting: Rc<Cell<usize>>,
 }
 
@@ -82,6 +84,7 @@ impl Grants {
             reach: RefCell::new(Rc::new(reach)),
             age: Cell::new(0),
             standing: RefCell::default(),
+            refused: Cell::new(0),
             starting: Rc::default(),
         }
     }
@@ -107,7 +110,7 @@ impl Grants {
     }
 
     /// The profile of what was granted to the turn, while that holds.
-    fn standing(&self, desk: &Desk) -> Option<Standing> {
+    fn standing(&self, desk: &Desk) -> Option<Rc<Standing>> {
         self.standing.borrow().clone().filter(|standing| desk.holds(standing.identity))
     }
 
@@ -229,7 +232,7 @@ impl Session {
     pub(super) fn granted(&self, context: ContextId) -> Option<Rc<Resolved>> {
         let standing = self.grants.standing(&self.desk)?;
         let of_turn = context == ContextId::TURN || *self.profile_of(context) == *standing.profile;
-        of_turn.then_some(standing.profile)
+        of_turn.then(|| Rc::clone(&standing.profile))
     }
 
     /// Lets commands run under a profile that was asked for.
@@ -263,7 +266,16 @@ impl Session {
     pub(super) async fn plead(&self, context: ContextId, plea: &Plea, peer: &OwnedFd, asker: &Asker) {
         match self.grant(context, plea, peer, asker).await {
             Ok(()) => asker.answer(Answer::Run),
-            Err(why) => asker.deny(&format!("more permissions ({why})")),
+            Err(why) => {
+                // Nobody fills the log with them.
+                const MOST: u32 = 200;
+                self.grants.refused.set(self.grants.refused.get() + 1);
+                if self.grants.refused.get() <= MOST {
+                    let body = json!({ "reason": why });
+                    let _unrecorded = self.recorder.session_event("not_granted", &body);
+                }
+                asker.deny(&format!("more permissions ({why})"));
+            }
         }
     }
 
@@ -288,7 +300,7 @@ impl Session {
         // One grant at a time: what holds already is part of the next.
         let standing = self.grants.standing(&self.desk);
         let added = match &standing {
-            Some(standing) => Profile { name: String::new(), ..standing.added.plus(&added) },
+            Some(standing) => standing.added.plus(&added),
             None => added,
         };
         let profile = self.grants.add(GRANTED, &added, &self.own, &self.abilities)?;
@@ -311,13 +323,12 @@ impl Session {
             self.desk.ask(asked, has_ended(peer), waits).await
         };
         if let Some(why) = prompt::denial(self, &answer) {
-            let body = json!({ "permissions": difference, "approval": prompt::approval(&answer) });
-            let _unrecorded = self.recorder.session_event("not_granted", &body);
-            return Err(why);
+            return Err(format!("{why}: {}", difference.replace('\n', ", ")));
         }
         let given = async {
             let now = self.grants.standing(&self.desk).map(|standing| standing.identity);
-            if now.is_some_and(|now| now != identity) && now != standing.map(|standing| standing.identity) {
+            let then = standing.as_ref().map(|standing| standing.identity);
+            if now.is_some_and(|now| now != identity) && now != then {
                 return Err("something else was granted meanwhile; ask again".to_owned());
             }
             let body = json!({
@@ -334,7 +345,7 @@ impl Session {
             return Err(why);
         }
         let new = Standing { identity, profile, added };
-        let old = self.grants.standing.replace(Some(new));
+        let old = self.grants.standing.replace(Some(Rc::new(new)));
         if let Some(old) = old.filter(|old| old.identity != identity) {
             self.desk.forget(old.identity);
         }

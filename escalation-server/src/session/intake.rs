@@ -248,6 +248,7 @@ fn check_limits(request: &wire::Request) -> Result<(), Malformed> {
         && request.argv.len() <= wire::MAX_STRINGS
         && request.env.len() <= wire::MAX_STRINGS
         && request.context.functions.len() <= wire::MAX_FUNCTIONS
+        && request.wish.as_ref().is_none_or(|wish| wish.prefix.len() <= wire::MAX_PREFIX)
         && texts
             .into_iter()
             .chain(&request.context.functions)

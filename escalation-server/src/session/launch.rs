@@ -365,7 +365,8 @@ fn reach(config: &Config, turn: &Resolved, named: &Named) -> Reach {
     Reach::of(profiles.chain([turn]))
 }
 
-fn executable(path: &Path) -> bool {
+/// Whether this user can execute a file.
+pub(super) fn executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 

@@ -12,6 +12,8 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_REASON: usize = 4096;
 /// Bytes of a profile that is asked for while a session runs.
 pub const MAX_PROFILE: usize = 16 * 1024;
+/// Words of a rule that is asked for.
+pub const MAX_PREFIX: usize = 64;
 /// Functions of the shell's stack that travel with a request.
 pub const MAX_FUNCTIONS: usize = 32;
 /// Bytes of a job's text, a script's name or a function's name; longer ones are cut.
