@@ -41,9 +41,9 @@ impl Channel {
 
     /// The next value, or none at the end. `WouldBlock` if there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut buffer = vec![0; wire::MAX_INLINE + 1];
+        let mut buffer = Vec::with_capacity(wire::MAX_INLINE + 1);
         let mut message = socket::receive(&self.0, &mut buffer)?;
-        let Some((&tag, inline)) = buffer.get(..message.length).and_then(<[u8]>::split_first) else {
+        let Some((&tag, inline)) = buffer.split_first() else {
             return Ok(None);
         };
         if message.truncated {

@@ -12,15 +12,14 @@ use crate::sys::{process, socket};
 /// The waiter's descriptors, read here so that the spawner never holds what is not its own.
 pub(super) fn receive_handover(connection: &OwnedFd) -> Step<Vec<(i32, OwnedFd)>> {
     let mut handed = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = Vec::with_capacity(4096);
     loop {
         let patience = Some(Duration::from_secs(10));
         if !readable(connection, patience).map_err(failed("wait for the descriptors"))? {
             return Err(Stop::Failed("the descriptors take too long".to_owned()));
         }
         let message = socket::receive(connection, &mut buffer).map_err(failed("receive descriptors"))?;
-        let frame = buffer.get(..message.length).unwrap_or_default();
-        let part: Handover = wire::decode(Kind::Handover, frame).map_err(failed("descriptors"))?;
+        let part: Handover = wire::decode(Kind::Handover, &buffer).map_err(failed("descriptors"))?;
         let idle = part.numbers.is_empty() && !part.last;
         if idle || message.truncated || part.numbers.len() != message.fds.len() {
             return Err(Stop::Failed("not all descriptors arrived".to_owned()));

@@ -37,7 +37,7 @@ impl Asker {
     ///
     /// # Errors
     /// As recvmsg(2).
-    pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Message> {
+    pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Message> {
         loop {
             match socket::receive(&self.socket, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -57,10 +57,9 @@ impl Asker {
     /// # Errors
     /// If the waiter is gone, or sends anything else.
     pub(super) async fn notice(&self) -> io::Result<Notice> {
-        let mut buffer = [0; 128];
-        let message = self.receive(&mut buffer).await?;
-        let frame = buffer.get(..message.length).unwrap_or_default();
-        wire::decode(Kind::Notice, frame).map_err(io::Error::other)
+        let mut buffer = Vec::with_capacity(128);
+        let _no_descriptors = self.receive(&mut buffer).await?;
+        wire::decode(Kind::Notice, &buffer).map_err(io::Error::other)
     }
 
     /// Sends an answer. A peer that cannot take it is gone or hostile, and gets an end of file instead.

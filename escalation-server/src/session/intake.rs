@@ -90,14 +90,13 @@ pub(super) async fn read(
     let peer = socket::peer(asker)?;
     let pidfd = socket::peer_pidfd(asker)?;
     let ppid = session.descends(peer.pid, &pidfd).ok_or(Malformed::Stranger)?;
-    let mut buffer = vec![0; wire::MAX_INLINE];
+    let mut buffer = Vec::with_capacity(wire::MAX_INLINE);
     let message =
         tokio::time::timeout(PATIENCE, asker.receive(&mut buffer)).await.map_err(|_| Malformed::Slow)??;
-    let frame = buffer.get(..message.length).unwrap_or_default();
     if message.truncated {
         return Err(Malformed::Limit);
     }
-    let (kind, body) = wire::split(frame)?;
+    let (kind, body) = wire::split(&buffer)?;
     let mut fds = message.fds.into_iter();
     let payload;
     let request: wire::Request = match kind {

@@ -362,14 +362,14 @@ fn attend(
 /// Takes connections from one context's socket until everybody inside has closed it.
 async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
     let Ok(socket) = socket::watch(socket) else { return };
-    let mut byte = [0; 16];
+    let mut byte = Vec::with_capacity(16);
     loop {
         let Ok(mut ready) = socket.readable().await else { return };
         loop {
             match socket::receive(socket.get_ref(), &mut byte) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // An empty message looks like the end, and is none while anybody holds the socket.
-                Ok(message) if message.length > 0 || !socket::hung_up(socket.get_ref()) => {
+                Ok(message) if !byte.is_empty() || !socket::hung_up(socket.get_ref()) => {
                     for connection in message.fds {
                         session.admit(context, connection);
                     }

@@ -18,10 +18,9 @@ pub(crate) struct Peer {
     pub(crate) uid: u32,
 }
 
-/// One received message.
+/// What came with a message.
 #[derive(Debug)]
 pub(crate) struct Message {
-    pub(crate) length: usize,
     pub(crate) fds: Vec<OwnedFd>,
     /// The data or the descriptors did not all arrive.
     pub(crate) truncated: bool,
@@ -81,10 +80,14 @@ pub(crate) fn send(fd: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
     check(sent as libc::c_int).map(drop)
 }
 
-/// Receives one message without waiting; a length of 0 without descriptors is the end.
-pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
+/// Receives one message without waiting, as much of it as `buffer` has room for; nothing and no
+/// descriptors is the end.
+///
+/// The room is not written before: after a fork each page of it would be a copy.
+pub(crate) fn receive(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Message> {
+    buffer.clear();
     let mut control = Control([0; 1088]);
-    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.capacity() };
     // SAFETY: an all-zero msghdr is valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut iov;
@@ -96,6 +99,8 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
         libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
     };
     let length = check(got as libc::c_int)? as usize;
+    // SAFETY: the kernel has written that much, and no more than there is room for.
+    unsafe { buffer.set_len(length) };
     let mut fds = Vec::new();
     // SAFETY: the kernel filled the control buffer up to msg_controllen; every descriptor in an
     // SCM_RIGHTS message is fresh and ours, and is taken exactly once.
@@ -113,7 +118,7 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
         }
     }
     let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Message { length, fds, truncated })
+    Ok(Message { fds, truncated })
 }
 
 fn option<T>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
