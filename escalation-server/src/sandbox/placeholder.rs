@@ -140,7 +140,11 @@ impl Placeholder {
             let says =
                 [format!("{} {} ", metadata.dev(), metadata.ino()).as_bytes(), path.as_os_str().as_bytes()]
                     .concat();
-            lease.set_len(0)?;
+            // A new file is not cut: ext4 writes what was cut to disk as soon as it is closed, and
+            // whoever removes it waits for that.
+            if lease.metadata()?.len() > 0 {
+                lease.set_len(0)?;
+            }
             (&*lease).write_all(&says)?;
         }
         Ok(Some(Self { leases: leases.clone(), path: path.to_path_buf(), file, held: Some(lease) }))
