@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::asker::Asker;
 use super::grounds::Grounds;
+use super::launch::real;
 use super::prompt;
 use super::server::{Session, has_ended};
 use crate::approval::{Asked, Desk, Field, Identity, Lasting};
@@ -128,7 +129,7 @@ impl Grants {
         let provisional = kind.trim_end_matches(':');
         let wanted = self.grounds.turn_and(provisional, added);
         let mut resolved =
-            self.grounds.named(&wanted, &self.turn, true).map_err(|error| error.to_string())?;
+            self.grounds.named(&wanted, &self.turn, true, real).map_err(|error| error.to_string())?;
         let known = self.named.borrow();
         let asked_for =
             || known.iter().filter(|(name, _)| name.starts_with(WISHED) || name.starts_with(GRANTED));

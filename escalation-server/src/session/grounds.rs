@@ -40,6 +40,7 @@ impl Grounds {
         config: &Config,
         directories: &Directories,
         bases: &Bases,
+        real: impl Fn(&Path) -> PathBuf,
     ) -> Result<Self, LaunchError> {
         let restricts = config.policy.network().iter().find(|rule| rule.verdict != Verdict::Allow);
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -58,16 +59,16 @@ impl Grounds {
             host: restricts.map(|rule| (format!("{}:{}", rule.file, rule.line), rule.host.clone())),
             hosts_are_weaker: config.allow_weaker.iter().any(|name| name == "network_rules"),
         };
-        grounds.required = grounds.resolve(&config.required)?;
+        grounds.required = grounds.resolve(&config.required, real)?;
         Ok(grounds)
     }
 
-    /// The turn's profile.
+    /// The turn's profile; `real` takes the symlinks out of a path.
     ///
     /// # Errors
     /// If it would open what decides about sessions.
-    pub(super) fn turn(&self) -> Result<Resolved, LaunchError> {
-        let mut turn = self.resolve(&self.turn)?;
+    pub(super) fn turn(&self, real: impl Fn(&Path) -> PathBuf) -> Result<Resolved, LaunchError> {
+        let mut turn = self.resolve(&self.turn, real)?;
         turn.forgo_denied(&self.required);
         turn.keep_denied(&self.required);
         Ok(turn)
@@ -83,8 +84,9 @@ impl Grounds {
         profile: &Profile,
         turn: &Resolved,
         asked_for: bool,
+        real: impl Fn(&Path) -> PathBuf,
     ) -> Result<Resolved, LaunchError> {
-        let mut resolved = self.resolve(profile)?;
+        let mut resolved = self.resolve(profile, real)?;
         resolved.forgo_denied(&self.required);
         resolved.keep_denied(&self.required);
         // What the turn takes stays taken wherever else a command runs.
@@ -153,7 +155,7 @@ impl Grounds {
     }
 
     /// A profile here: with every place resolved, and without symlinks.
-    fn resolve(&self, profile: &Profile) -> Result<Resolved, LaunchError> {
+    fn resolve(&self, profile: &Profile, real: impl Fn(&Path) -> PathBuf) -> Result<Resolved, LaunchError> {
         let directories = &self.directories;
         let mut resolved = profile.resolve(&self.bases);
         if profile.name == profile::EVERYTHING {
@@ -185,7 +187,7 @@ impl Grounds {
                 (root.starts_with(own) && root != Path::new("/"))
                     || resolved.access(own) == Some(Access::Write)
             };
-            if let Some(own) = directories.decides(real, &root).into_iter().find(open) {
+            if let Some(own) = directories.decides(&real, &root).into_iter().find(open) {
                 return Err(Refusal::OwnFiles { profile: profile.name.clone(), path: root, own }.into());
             }
         }

@@ -1,5 +1,7 @@
 //! From options to a running session. Everything that can be wrong is found before the first fork.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -148,9 +150,10 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let temporary = temporary.canonicalize().map_err(io_error("find the temporary directory"))?;
     let tmpdir = temporary.join(format!("postern-{id}"));
     let mut notes: Vec<String> = config.notes.iter().chain(&config.said).cloned().collect();
-    let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &mut notes)?;
-    let grounds = Grounds::new(&config, &directories, &bases)?;
-    let mut turn = grounds.turn()?;
+    let real = real_once();
+    let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &real, &mut notes)?;
+    let grounds = Grounds::new(&config, &directories, &bases, &real)?;
+    let mut turn = grounds.turn(&real)?;
     let named = config
         .named
         .values()
@@ -158,7 +161,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
             // Nobody but the operator opens again what the operator has closed.
             let asked_for =
                 profile.name == config::REQUESTED || profile.name.starts_with(super::skills::PREFIX);
-            let mut resolved = grounds.named(profile, &turn, asked_for)?;
+            let mut resolved = grounds.named(profile, &turn, asked_for, &real)?;
             if profile.name == "git" {
                 lead_to_worktrees(&mut resolved, &bases);
             }
@@ -297,9 +300,10 @@ fn bases(
     add_dirs: &[PathBuf],
     tmpdir: &Path,
     directories: &Directories,
+    real: impl Fn(&Path) -> PathBuf,
     notes: &mut Vec<String>,
 ) -> Result<Bases, LaunchError> {
-    let holds_own = |root: &Path| directories.decides(real, root).into_iter().next();
+    let holds_own = |root: &Path| directories.decides(&real, root).into_iter().next();
     let project = project_of(cwd).to_path_buf();
     let mut project_writable = true;
     if real(&directories.home).starts_with(&project) {
@@ -368,6 +372,16 @@ fn reach(config: &Config, turn: &Resolved, named: &Named) -> Reach {
 /// Whether this user can execute a file.
 pub(super) fn executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+/// [`real`], asked once for each path: profiles name the same few over and over. Only while nothing runs
+/// that could change them.
+fn real_once() -> impl Fn(&Path) -> PathBuf {
+    let known = RefCell::new(HashMap::new());
+    move |path| {
+        let mut known = known.borrow_mut();
+        known.entry(path.to_path_buf()).or_insert_with(|| self::real(path)).clone()
+    }
 }
 
 /// A path without symlinks as far as it exists.
