@@ -10,7 +10,7 @@ use super::commands::SHELL;
 use super::enter::readable;
 use super::message::{FromInit, FrontReport, Report, ToInit};
 use super::signals::{send, shares_group};
-use super::spawner::Spawner;
+use super::spawner::{LEFT, Spawner};
 use super::tree::{kill_descendants, signal_group_of};
 use crate::sys::process::{self, Change, Usage};
 
@@ -118,6 +118,7 @@ impl Spawner {
         self.recover();
         if id == SHELL {
             self.shell_ended = true;
+            self.hang_up = Some(Instant::now() + LEFT);
             self.let_kept_go();
             self.await_sandboxes();
         }

@@ -29,6 +29,11 @@ const SPAWNER_NAME: &std::ffi::CStr = c"postern-spawner";
 /// How long a hang-up may take before the kill.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What a shell leaves behind mostly ends with it: so long after it the rest is looked for.
+pub(super) const LEFT: Duration = Duration::from_millis(20);
+/// And so long after that again.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What sandboxes are made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Profiles {
@@ -66,6 +71,8 @@ pub(super) struct Spawner {
     standbys: Standbys,
     pub(super) commands: Commands,
     pub(super) shell_ended: bool,
+    /// When it is looked next for what is stopped, once the shell has ended.
+    pub(super) hang_up: Option<Instant>,
     pub(super) ending: Option<Instant>,
     /// Numbers each time that sandboxes were asked to cover what is not covered any more.
     pub(super) recoveries: u32,
@@ -106,6 +113,7 @@ impl Spawner {
             standbys,
             commands,
             shell_ended: false,
+            hang_up: None,
             ending: None,
             recoveries: 0,
         };
@@ -144,10 +152,6 @@ impl Spawner {
                 // included.
                 kill_descendants(std::process::id().cast_signed(), false);
             }
-            if self.shell_ended {
-                // Nobody is left who could continue them.
-                hang_up_stopped(std::process::id().cast_signed());
-            }
             let over = self.commands.is_empty() || self.ending.is_some();
             if over {
                 self.let_kept_go();
@@ -156,6 +160,11 @@ impl Spawner {
                 }
             } else {
                 self.standbys.replenish(&self.commands);
+            }
+            if self.hang_up.is_some_and(|when| when <= Instant::now()) {
+                // Nobody is left who could continue them.
+                hang_up_stopped(std::process::id().cast_signed());
+                self.hang_up = Some(Instant::now() + LOOK);
             }
         }
     }
@@ -212,8 +221,10 @@ impl Spawner {
             PollTimeout::from(2u8)
         } else if self.ending.is_some() {
             PollTimeout::from(50u8)
-        } else if self.shell_ended {
-            PollTimeout::from(1000u16)
+        } else if let Some(when) = self.hang_up {
+            // Rounded up, or it would be looked too early over and over.
+            let left = when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
         } else {
             PollTimeout::NONE
         };
