@@ -122,6 +122,8 @@ impl Spawner {
             return None;
         }
         spawner.leave_caller();
+        // While the shell starts: what the configuration took is not needed any more.
+        process::trim_memory();
         Some(spawner)
     }
 

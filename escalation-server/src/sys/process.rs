@@ -30,6 +30,16 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Gives memory back that is free: each fork copies what is known of it, and each exec after one frees
+/// that again.
+pub(crate) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// clone3(2) with `CLONE_PARENT`: a sibling, whose stops and end our parent is told. Only for
 /// children of [`fork`], which have one thread.
 pub(crate) fn fork_sibling() -> io::Result<Fork> {
