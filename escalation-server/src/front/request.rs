@@ -11,8 +11,9 @@ use postern_shim::client;
 use postern_shim::wire::{self, Bytes, More, Plea};
 use serde_json::json;
 
+use super::shell::{become_program, environment};
 use crate::session::{Wish, bytes};
-use crate::sys::process::{self, Image};
+use crate::sys::process;
 
 /// What is asked for, for every later command.
 #[derive(Debug, Args)]
@@ -87,22 +88,15 @@ pub(crate) fn ask(wish: Wish, command: &[OsString]) -> Result<i32, String> {
     };
     let name = command.first().ok_or("there is no command")?;
     let argv: Vec<Bytes> = command.iter().map(|word| bytes(word)).collect();
-    let env: Vec<Bytes> = std::env::vars_os()
-        .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
-        .collect();
-    // Ignored by Rust's runtime for its own sake.
+    let env = environment();
+    // Ignored by Rust's runtime for its own sake, and told to the session.
     process::default_signal(libc::SIGPIPE);
-    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|error| error.to_string());
     let mut failed = io::Error::from_raw_os_error(libc::ENOENT);
     for path in candidates(name) {
-        let path = c_string(path.as_os_str().as_bytes())?;
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         let asked = client::ask(socket().as_ref().map(|text| text.as_bytes()), &path, &argv, &env, &wish);
         let error = match asked {
-            Ok(()) => {
-                let strings = |list: &[Bytes]| list.iter().map(|text| c_string(text.as_slice())).collect();
-                let (argv, env): (Result<Vec<_>, _>, Result<Vec<_>, _>) = (strings(&argv), strings(&env));
-                process::execute(&Image::Path(&path), &argv?, &env?)
-            }
+            Ok(()) => become_program(&path, &argv, &env),
             Err(errno) => io::Error::from_raw_os_error(errno),
         };
         // As execvp(3): one that may not be executed is told of only where there is no other.

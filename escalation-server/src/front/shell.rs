@@ -1,6 +1,6 @@
 //! The front of a session: starts it, relays signals, and ends as the shell ended.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,9 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getpgrp, tcgetpgrp};
 use postern_shim::wire::Bytes;
 
-use crate::runner::{FrontOrder, FrontReport, kill_descendants};
+use crate::runner::{FrontOrder, FrontReport, kill_descendants, terminated};
 use crate::session::{Directories, Options, Running, bytes, launch, prepare};
-use crate::sys::process::{self, Change};
+use crate::sys::process::{self, Change, Image};
 
 /// The exit status when no session could be started.
 const NOT_STARTED: i32 = 125;
@@ -56,16 +56,26 @@ fn join(argv: Vec<Bytes>) -> i32 {
         Ok(directories) => directories.zsh(),
         Err(what) => return refuse(&what),
     };
-    let c_string = |bytes: &[u8]| std::ffi::CString::new(bytes).unwrap_or_default();
-    let argv: Vec<_> = argv.iter().map(|argument| c_string(argument.as_slice())).collect();
-    let env: Vec<_> = std::env::vars_os()
-        .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
-        .collect();
-    let path = c_string(zsh.as_os_str().as_bytes());
+    let path = CString::new(zsh.as_os_str().as_bytes()).unwrap_or_default();
+    let error = become_program(&path, &argv, &environment());
+    refuse(&format!("{}: {error}", zsh.display()))
+}
+
+/// This process's environment.
+pub(super) fn environment() -> Vec<Bytes> {
+    std::env::vars_os()
+        .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect()
+}
+
+/// Executes a program in place of this one. Returns why that did not happen.
+pub(super) fn become_program(path: &CStr, argv: &[Bytes], env: &[Bytes]) -> io::Error {
     // Ignored by Rust's runtime for its own sake.
     process::default_signal(libc::SIGPIPE);
-    let error = process::execute(&process::Image::Path(&path), &argv, &env);
-    refuse(&format!("{}: {error}", zsh.display()))
+    match terminated(argv).and_then(|argv| Ok((argv, terminated(env)?))) {
+        Ok((argv, env)) => process::execute(&Image::Path(path), argv.as_slice(), env.as_slice()),
+        Err(error) => error,
+    }
 }
 
 fn relay(running: &Running) -> i32 {

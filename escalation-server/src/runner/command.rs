@@ -147,21 +147,15 @@ fn make_ready(
 pub(super) fn exec(
     report: &Channel,
     image: &process::Image<'_>,
-    argv: &[Bytes],
-    env: &[Bytes],
+    argv: &Bytes,
+    env: &Bytes,
     ready: &Ready,
 ) -> Stop {
-    let strings =
-        |list: &[Bytes]| list.iter().map(|bytes| c_string(bytes.as_slice())).collect::<Step<Vec<_>>>();
-    let (argv, env) = match (strings(argv), strings(env)) {
-        (Ok(argv), Ok(env)) => (argv, env),
-        (Err(stop), _) | (_, Err(stop)) => return stop,
-    };
     let served: Vec<_> = ready.served.iter().map(AsFd::as_fd).collect();
     if let Err(error) = report.send(&ChildReport::Ready { fds: ready.kinds.clone() }, &served) {
         return Stop::Failed(format!("report: {error}"));
     }
-    Stop::Refused(process::execute(image, &argv, &env))
+    Stop::Refused(process::execute(image, argv.as_slice(), env.as_slice()))
 }
 
 pub(super) fn c_string(bytes: &[u8]) -> Step<CString> {

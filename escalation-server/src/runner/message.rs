@@ -1,6 +1,8 @@
 //! What the server, the spawner, the front and new processes tell each other. All are of one
 //! build and one fork, so there is nothing to negotiate.
 
+use std::io;
+
 use postern_shim::wire::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,21 @@ pub(crate) enum Cwd {
     Exact { path: Bytes, dev: u64, ino: u64 },
 }
 
+/// Strings as an exec takes them, each with a NUL after it: the spawner, which has no use for them, and
+/// the process that becomes the command copy them as a whole.
+///
+/// # Errors
+/// If there is a NUL in one: it would be two.
+pub(crate) fn terminated(strings: &[Bytes]) -> io::Result<Bytes> {
+    let mut all = Vec::with_capacity(strings.iter().map(|string| string.as_slice().len() + 1).sum());
+    for string in strings {
+        all.extend_from_slice(string.as_slice());
+        all.push(0);
+    }
+    let whole = all.iter().filter(|&&byte| byte == 0).count() == strings.len();
+    if whole { Ok(Bytes(all)) } else { Err(io::Error::other("a string with a NUL byte in it")) }
+}
+
 /// A command to start. With it come the waiter's connection, then the executable's descriptor,
 /// then the directory's if `cwd` says so, then the request socket if `gate` does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,8 +64,10 @@ pub(crate) struct Start {
     pub(crate) approval: String,
     pub(crate) image: Image,
     pub(crate) cwd: Cwd,
-    pub(crate) argv: Vec<Bytes>,
-    pub(crate) env: Vec<Bytes>,
+    /// See [`terminated`].
+    pub(crate) argv: Bytes,
+    /// So too.
+    pub(crate) env: Bytes,
     /// Who asked and now waits.
     pub(crate) waiter: i32,
     pub(crate) umask: u32,

@@ -13,7 +13,7 @@ use super::channel::Channel;
 use super::command::{Ready, c_string, enter_directory, exec};
 use super::enter::{Place, Step, Stop, failed, readable};
 use super::handover::leads_elsewhere;
-use super::message::Cwd;
+use super::message::{Cwd, terminated};
 use crate::sys::process;
 
 /// The login shell's own last steps.
@@ -71,12 +71,14 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
         process::default_signals();
         process::set_signals(shell.ignored, shell.blocked);
-        Ok((program, Ready::serving(listener, process::standard(shell.gate.0))?))
+        let strings = |list| terminated(list).map_err(failed("its arguments and environment"));
+        let (argv, env) = (strings(shell.argv)?, strings(shell.env)?);
+        Ok((program, argv, env, Ready::serving(listener, process::standard(shell.gate.0))?))
     })();
     match result {
         Err(stop) => stop,
-        Ok((program, ready)) => {
-            exec(report, &process::Image::File(program.as_fd()), shell.argv, shell.env, &ready)
+        Ok((program, argv, env, ready)) => {
+            exec(report, &process::Image::File(program.as_fd()), &argv, &env, &ready)
         }
     }
 }

@@ -234,8 +234,7 @@ fn asked(
         _ => None,
     };
     let profile = profile.as_deref();
-    let (argv, env) =
-        rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.start.argv, &rerun.start.env));
+    let (argv, env) = rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.argv, &rerun.env));
     let identity = {
         let mut hasher = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
@@ -418,7 +417,7 @@ fn kept(rerun: Option<&Rerun>) -> Vec<&Bytes> {
         let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
         rerun.changes.kept.iter().any(|kept| kept.as_slice() == name)
     };
-    rerun.start.env.iter().filter(kept).collect()
+    rerun.env.iter().filter(kept).collect()
 }
 
 fn shown(path: &Path) -> String {

@@ -17,7 +17,7 @@ use super::intake::{self, Handles};
 use super::server::Session;
 use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
 use crate::profile::EVERYTHING;
-use crate::runner::{Cwd, Image, Start, Target};
+use crate::runner::{Cwd, Image, Start, Target, terminated};
 use crate::sys::{process, socket};
 
 /// The largest file that is copied before it runs.
@@ -47,6 +47,8 @@ impl Drop for Room {
 #[derive(Debug)]
 pub(super) struct Rerun {
     pub(super) start: Start,
+    pub(super) argv: Vec<Bytes>,
+    pub(super) env: Vec<Bytes>,
     pub(super) executable: OwnedFd,
     pub(super) changes: EnvironmentChanges,
     /// BLAKE3 of the bytes that will run, where they were copied or hashed.
@@ -167,6 +169,7 @@ pub(super) fn prepare(
         }
         (None, _) => return Err("its working directory is not the same outside the sandbox".to_owned()),
     };
+    let text = |error: io::Error| error.to_string();
     let start = Start {
         id: 0,
         target,
@@ -178,8 +181,8 @@ pub(super) fn prepare(
         },
         image,
         cwd,
-        argv,
-        env,
+        argv: terminated(&argv).map_err(text)?,
+        env: terminated(&env).map_err(text)?,
         waiter: request.attested.pid,
         umask: status.umask,
         ignored: status.ignored,
@@ -188,7 +191,7 @@ pub(super) fn prepare(
         gate,
         gates: Vec::new(),
     };
-    Ok(Rerun { start, executable, changes, blake3, _room: room })
+    Ok(Rerun { start, argv, env, executable, changes, blake3, _room: room })
 }
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {

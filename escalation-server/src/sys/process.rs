@@ -1,6 +1,6 @@
 //! Processes: creating, identifying, signalling, confining, waiting.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io::{self, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -401,17 +401,21 @@ pub(crate) enum Image<'a> {
     Path(&'a CStr),
 }
 
-/// execveat(2). Returns why it did not happen.
-pub(crate) fn execute(image: &Image<'_>, argv: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>()
+/// execveat(2) with strings that each have a NUL after them. Returns why it did not happen.
+pub(crate) fn execute(image: &Image<'_>, argv: &[u8], env: &[u8]) -> io::Error {
+    let pointers = |strings: &[u8]| {
+        let each = strings.split_inclusive(|&byte| byte == 0);
+        let each = each.map(|string| CStr::from_bytes_with_nul(string).map(CStr::as_ptr));
+        each.chain([Ok(ptr::null())]).collect::<Result<Vec<_>, _>>()
     };
-    let (argv, env) = (pointers(argv), pointers(env));
+    let (Ok(argv), Ok(env)) = (pointers(argv), pointers(env)) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
     let (fd, path, flags) = match image {
         Image::File(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
         Image::Path(path) => (libc::AT_FDCWD, path.as_ptr(), 0),
     };
-    // SAFETY: both arrays are NULL-terminated and point at live strings.
+    // SAFETY: both arrays are NULL-terminated and point into live slices, at strings that end in them.
     unsafe { libc::syscall(libc::SYS_execveat, fd, path, argv.as_ptr(), env.as_ptr(), flags) };
     io::Error::last_os_error()
 }
