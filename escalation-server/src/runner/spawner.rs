@@ -468,18 +468,16 @@ impl Spawner {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
-        let (sandbox, placeholders) = match &turn {
-            Some((plan, confinement)) if plan.is_alone() => {
-                (Sandbox::Confine { plan, confinement }, Vec::new())
-            }
+        let (sandbox, absent) = match &turn {
+            Some((plan, confinement)) if plan.is_alone() => (Sandbox::Confine { plan, confinement }, &[][..]),
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
                 let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared: None };
-                (sandbox, self.standbys.protect(&control, &plan.absent)?)
+                (sandbox, &*plan.absent)
             }
-            None => (Sandbox::None, Vec::new()),
+            None => (Sandbox::None, &[][..]),
         };
-        let covered = !placeholders.is_empty();
+        let covered = !absent.is_empty();
         if let Fork::Child = process::fork().map_err(|error| format!("fork: {error}"))? {
             drop((report, control));
             let shell = Shell {
@@ -497,6 +495,8 @@ impl Spawner {
             };
             enter(theirs, sandbox, |report, place| become_shell(&shell, place, report));
         }
+        // While the sandbox is built; the shell waits until these are covered in it.
+        let placeholders = self.standbys.protect(&control, absent)?;
         let made = matches!(sandbox, Sandbox::Make { .. });
         let covers = turn.as_ref().map(|(plan, _)| plan.covers()).unwrap_or_default();
         let control = made.then_some(control);
@@ -536,6 +536,7 @@ impl Spawner {
             Some(control) => self.standbys.protect(control, &standby.absent)?,
             None => Vec::new(),
         };
+        let covered = standby.control.is_some() && !standby.absent.is_empty();
         if standby.within.is_some() {
             // What was changed since the last run in there was changed before this one.
             self.recover();
@@ -545,7 +546,7 @@ impl Spawner {
             limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
             nice,
             own_session: false,
-            covered: !placeholders.is_empty(),
+            covered,
             start,
         };
         let command = Command {

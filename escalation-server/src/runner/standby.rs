@@ -99,14 +99,15 @@ impl Standbys {
     }
 
     /// Puts stand-ins where a sandbox protects what is not there, and tells its first process to
-    /// cover them. Whether there are any.
+    /// cover them. Where `absent` names anything it is told, and answers, even if nothing can be put
+    /// there.
     ///
     /// # Errors
     /// As for creating them, and if that process is gone.
     pub(super) fn protect(&self, control: &Channel, absent: &[PathBuf]) -> Result<Vec<Placeholder>, String> {
         let placed = Placeholder::place(&self.profiles.own.leases, absent)
             .map_err(|error| format!("protect names that do not exist: {error}"))?;
-        if !placed.is_empty() {
+        if !absent.is_empty() {
             let paths = placed
                 .iter()
                 .map(|placeholder| Bytes(placeholder.path().as_os_str().as_bytes().to_vec()))
