@@ -13,6 +13,9 @@ use crate::sys::{process, socket};
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
+/// Bytes of a value that goes without a memfd. The allocator merges all that is free whenever 64 KiB come
+/// back to it, and after a fork each page that it touches for that is copied.
+const MOST_INLINE: usize = 16 * 1024;
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
 
@@ -30,7 +33,7 @@ impl Channel {
     /// Sends a value, in a memfd if it is large. Does not wait: `WouldBlock` if the peer is slow.
     pub(crate) fn send<T: Serialize>(&self, value: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let packed = wire::pack(value).map_err(io::Error::other)?;
-        if packed.len() < wire::MAX_INLINE {
+        if packed.len() < MOST_INLINE {
             return socket::send(&self.0, &[&[INLINE][..], &packed].concat(), fds);
         }
         let memory = socket::memfd(c"postern-order")?;
@@ -41,7 +44,7 @@ impl Channel {
 
     /// The next value, or none at the end. `WouldBlock` if there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut buffer = Vec::with_capacity(wire::MAX_INLINE + 1);
+        let mut buffer = Vec::with_capacity(MOST_INLINE);
         let mut message = socket::receive(&self.0, &mut buffer)?;
         let Some((&tag, inline)) = buffer.split_first() else {
             return Ok(None);
