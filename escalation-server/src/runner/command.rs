@@ -42,7 +42,16 @@ fn become_command(
     report: &mut Channel,
 ) -> Stop {
     let start = &order.start;
-    match make_ready(order, fds, listener, session_limits, place, report) {
+    let ready = make_ready(order, fds, listener, session_limits, place, report).and_then(
+        |(executable, mut ready)| {
+            if let Some(names) = start.names {
+                // Last: from here on nothing is found by its name until somebody answers.
+                ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?);
+            }
+            Ok((executable, ready))
+        },
+    );
+    match ready {
         Err(stop) => stop,
         Ok((executable, ready)) => match &start.image {
             Image::Script { path, .. } => match c_string(path.as_slice()) {
@@ -59,7 +68,7 @@ fn become_command(
 pub(super) struct Ready {
     /// Numbers and kinds of the descriptors that the command starts with.
     kinds: Vec<(u32, String)>,
-    /// The listener to the calls that the server answers, and its context's request socket.
+    /// The listener to the calls that the server answers, and its context's request socket, if any.
     served: Vec<OwnedFd>,
 }
 
@@ -136,6 +145,7 @@ fn make_ready(
     }
     inherit(order, session_limits)?;
     let mut ready = match gate {
+        Some((_, gate)) if start.names.is_some() => Ready { served: vec![gate], ..Ready::default() },
         Some((_, gate)) => Ready::serving(listener, gate)?,
         None => Ready::default(),
     };

@@ -75,8 +75,6 @@ pub(super) struct Command {
     /// What it is to become, until its process is known.
     pub(super) order: Option<(Box<Become>, Vec<OwnedFd>)>,
     pub(super) fds: Vec<(u32, String)>,
-    /// What goes with [`super::message::Report::Served`].
-    pub(super) served: Vec<OwnedFd>,
     pub(super) ready: bool,
     /// Refused or failed: what comes after is no news.
     pub(super) over: bool,

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::channel::Channel;
 use super::init::be_first;
 use super::message::ChildReport;
-use crate::sandbox::{Confinement, Plan, Shared, confine, split_off};
+use crate::sandbox::{Confinement, Plan, Shared, confine, listen_to_names, split_off};
 use crate::sys::process::{self, Fork};
 
 /// Why a process did not become the command.
@@ -82,6 +82,18 @@ impl Place<'_> {
                 confine(plan, confinement).map_err(|error| Stop::Failed(error.to_string()))
             }
         }
+    }
+
+    /// From now on the server answers how files are found by their names. What is returned listens.
+    pub(super) fn listen_to_names(&self, no_new_privileges: bool) -> Step<OwnedFd> {
+        let listener = match self.sandbox {
+            Sandbox::None => listen_to_names(no_new_privileges).map(Some),
+            Sandbox::Confine { confinement, .. }
+            | Sandbox::Enter { confinement, .. }
+            | Sandbox::Make { confinement, .. } => confinement.listen(),
+        };
+        let listener = listener.map_err(|error| Stop::Failed(error.to_string()))?;
+        listener.ok_or_else(|| Stop::Failed("nobody would answer for its files".to_owned()))
     }
 }
 

@@ -145,7 +145,7 @@ fn id_of(report: &Report) -> Option<u64> {
         | Report::Ended { id, .. } => Some(*id),
         Report::Covered { .. }
         | Report::Uncovered { .. }
-        | Report::Served
+        | Report::Served { .. }
         | Report::ShellStarted { .. }
         | Report::ShellEnded { .. } => None,
     }

@@ -54,6 +54,13 @@ pub(crate) fn terminated(strings: &[Bytes]) -> io::Result<Bytes> {
     if whole { Ok(Bytes(all)) } else { Err(io::Error::other("a string with a NUL byte in it")) }
 }
 
+/// A command whose files the server finds by their names ([`Report::Served`]), from its exec on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Names {
+    /// Whether its process, if nothing else confines it, first gives up to become another user by an exec.
+    pub(crate) no_new_privileges: bool,
+}
+
 /// A command to start. With it come the waiter's connection, then the executable's descriptor,
 /// then the directory's if `cwd` says so, then the request socket if `gate` does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +70,7 @@ pub(crate) struct Start {
     /// What allowed it. No sandbox is used for one approval after another.
     pub(crate) approval: String,
     pub(crate) image: Image,
+    pub(crate) names: Option<Names>,
     pub(crate) cwd: Cwd,
     /// See [`terminated`].
     pub(crate) argv: Bytes,
@@ -183,9 +191,11 @@ pub(crate) enum Report {
         path: Bytes,
         what: String,
     },
-    /// A sandboxed process has started whose calls the server answers. With it come the listener and
-    /// the request socket of its context.
-    Served,
+    /// A process is about to start whose calls the server answers: the shell (0), or a command. With it
+    /// come the listener and, if it has one, the request socket of its context.
+    Served {
+        id: u64,
+    },
     ShellStarted {
         pid: i32,
     },

@@ -17,6 +17,6 @@ mod tree;
 
 pub(crate) use channel::Channel;
 pub(crate) use link::{Command, Link};
-pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Report, Start, Target, terminated};
+pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Names, Report, Start, Target, terminated};
 pub(crate) use spawner::{Profiles, SPAWNER, ShellStart, spawn};
 pub(crate) use tree::{is_stopped, kill_descendants, parent_of};

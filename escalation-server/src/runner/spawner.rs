@@ -314,7 +314,10 @@ impl Spawner {
                     if let Some(command) = self.commands.get_mut(id) {
                         command.ready = true;
                         command.fds = fds;
-                        command.served = served;
+                    }
+                    // At once: its exec may be the first call that waits for an answer.
+                    if !served.is_empty() {
+                        self.tell_server_with(&Report::Served { id }, &served);
                     }
                 }
                 Ok(Some((ChildReport::Refused { errno }, _))) => self.fail(id, Report::Refused { id, errno }),
@@ -434,16 +437,12 @@ impl Spawner {
             match pid {
                 Some(pid) if command.ready => {
                     let fds = std::mem::take(&mut command.fds);
-                    let served = std::mem::take(&mut command.served);
                     let keeps = command.keeps.take().zip(command.init).filter(|_| !self.shell_ended);
                     if let Some((purpose, init)) = keeps
                         && self.commands.kept(&purpose).is_none()
                         && let Ok(pidfd) = process::pidfd_open(init)
                     {
                         self.commands.keep(init, Kept { purpose, pidfd });
-                    }
-                    if !served.is_empty() {
-                        self.tell_server_with(&Report::Served, &served);
                     }
                     self.tell_server(&if id == SHELL {
                         Report::ShellStarted { pid }
@@ -531,7 +530,10 @@ impl Spawner {
         if start.target == Target::Turn {
             self.await_turn();
         }
-        let standby = self.standbys.take(&start.target, &start.approval, &self.commands)?;
+        let standby = match start.names {
+            None => self.standbys.take(&start.target, &start.approval, &self.commands)?,
+            Some(_) => self.standbys.make_serving_names(&start.target, &start.approval)?,
+        };
         let placeholders = match &standby.control {
             Some(control) => self.standbys.protect(control, &standby.absent)?,
             None => Vec::new(),

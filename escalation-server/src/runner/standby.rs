@@ -173,6 +173,17 @@ impl Standbys {
         self.make(target, design, None)
     }
 
+    /// A process for a command whose files the server finds by their names, in a sandbox of its own that no
+    /// other command will use.
+    ///
+    /// # Errors
+    /// As for [`Self::take`].
+    pub(super) fn make_serving_names(&self, target: &Target, approval: &str) -> Result<Standby, String> {
+        let design = self.design(target, approval)?;
+        let design = design.map(|design| Design { plan: design.plan.with_names_served(), ..design });
+        self.make(target, design, None).map(|standby| Standby { keepable: false, ..standby })
+    }
+
     /// Makes the next ones of the kinds that were taken, in sandboxes that are kept where there are any.
     pub(super) fn replenish(&mut self, commands: &Commands) {
         for (target, design) in std::mem::take(&mut self.used) {

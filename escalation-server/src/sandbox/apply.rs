@@ -48,6 +48,35 @@ impl Confinement {
         let programs = programs.map_err(io::Error::other).named("compile the seccomp filter")?;
         Ok(Self { programs })
     }
+
+    /// The last filter, for a process that everything else confines already: what is returned listens
+    /// to the calls that the server answers. None if there are no such calls.
+    ///
+    /// # Errors
+    /// If the kernel refuses it, as where another one listens to this process.
+    pub(crate) fn listen(&self) -> Result<Option<OwnedFd>, StepError> {
+        let served = self.programs.served.as_deref().map(process::seccomp_listener).transpose();
+        served.named("install the seccomp filter for what the server answers")
+    }
+}
+
+/// As [`Confinement::listen`], for a process that nothing confines, so that the server answers how files
+/// are found by their names. Without `CAP_SYS_ADMIN` a filter costs the right to become somebody else by an
+/// exec (seccomp(2)).
+///
+/// # Errors
+/// As there.
+pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepError> {
+    let what = "install the seccomp filter for what the server answers";
+    if no_new_privileges {
+        process::no_new_privileges().named("set no_new_privs")?;
+    }
+    let programs = Programs::names().map_err(io::Error::other).named("compile the seccomp filter")?;
+    for program in &programs.filters {
+        process::seccomp(program).named(what)?;
+    }
+    let served = programs.served.ok_or(io::ErrorKind::NotFound).named(what)?;
+    process::seccomp_listener(&served).named(what)
 }
 
 /// A user namespace and an empty network namespace that several sandboxes of a session use. Nothing
@@ -279,7 +308,8 @@ pub(super) fn renounce() -> Result<(), StepError> {
 }
 
 /// Third, in the command's own process: everything that cannot be undone, from the outside in. What
-/// is returned listens to the calls that the server answers.
+/// is returned listens to the calls that the server answers, unless that is for [`Confinement::listen`] to
+/// do, as where these are calls that this process still makes itself.
 pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<OwnedFd>, StepError> {
     // Rules name what the mounts have put there, so they are opened after the mounts.
     let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
@@ -299,6 +329,5 @@ pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<O
     for program in &confinement.programs.filters {
         process::seccomp(program).named("install the seccomp filter")?;
     }
-    let served = confinement.programs.served.as_deref().map(process::seccomp_listener).transpose();
-    served.named("install the seccomp filter for what the server answers")
+    if plan.calls.names { Ok(None) } else { confinement.listen() }
 }

@@ -53,6 +53,13 @@ impl Plan {
         self.calls
     }
 
+    /// The same sandbox, for a command whose files the server finds by their names. See
+    /// [`super::apply::Confinement::listen`].
+    pub(crate) fn with_names_served(mut self) -> Self {
+        self.calls.names = true;
+        self
+    }
+
     pub(crate) fn user_namespace(&self) -> bool {
         self.namespaces == Namespaces::ByUser
     }
@@ -292,7 +299,7 @@ fn calls(profile: &Resolved, serves: bool, served: bool) -> Calls {
         (true, false, false) => Connecting::Allowed,
         (false, false, _) => Connecting::Refused,
     };
-    Calls { network, unix, connecting, served, modes: !profile.keeps_modes }
+    Calls { network, unix, connecting, served, modes: !profile.keeps_modes, names: false }
 }
 
 /// What a profile gives below something that it denies.
@@ -342,6 +349,8 @@ mod tests {
             namespaces,
             listener: true,
             connects: true,
+            looks: true,
+            privileged: false,
             allowed: Vec::new(),
         }
     }

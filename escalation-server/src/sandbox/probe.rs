@@ -33,6 +33,10 @@ pub(crate) struct Abilities {
     pub(crate) listener: bool,
     /// Whether connect(2) can, which needs a look into the caller.
     pub(crate) connects: bool,
+    /// Whether the server can look into a command that nothing confines (ptrace(2)).
+    pub(crate) looks: bool,
+    /// Whether filters can be installed without no_new_privs.
+    pub(crate) privileged: bool,
     /// What the operator allows not to be held.
     pub(crate) allowed: Vec<String>,
 }
@@ -43,7 +47,8 @@ impl Abilities {
         let field =
             |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
         let filtered = field("Seccomp:") != "0";
-        let capable = u64::from_str_radix(field("CapEff:"), 16).is_ok_and(|set| set & SYS_ADMIN != 0);
+        let capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
+        let capable = capabilities & SYS_ADMIN != 0;
         let first = fs::read_to_string("/proc/self/uid_map")
             .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
         let armoured = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
@@ -52,10 +57,20 @@ impl Abilities {
         let namespaces = namespaces(capable, filtered, armoured, certain);
         let listener = !filtered || tried(can_listen);
         // Over what is in a user namespace of its own the server has every capability.
-        let kept_out = setting("/proc/sys/kernel/yama/ptrace_scope").is_some_and(|scope| scope > 0)
-            && matches!(namespaces, Namespaces::None(_));
+        let scope = setting("/proc/sys/kernel/yama/ptrace_scope").unwrap_or(0);
+        let kept_out = scope > 0 && matches!(namespaces, Namespaces::None(_));
         let connects = listener && !kept_out;
-        Self { landlock_abi: landlock::abi(), peers, namespaces, listener, connects, allowed }
+        let looks = may_look(scope, capabilities);
+        Self {
+            landlock_abi: landlock::abi(),
+            peers,
+            namespaces,
+            listener,
+            connects,
+            looks,
+            privileged: capable,
+            allowed,
+        }
     }
 
     /// # Errors
@@ -72,6 +87,17 @@ impl Abilities {
 }
 
 const SYS_ADMIN: u64 = 1 << 21; // CAP_SYS_ADMIN
+const SYS_PTRACE: u64 = 1 << 19; // CAP_SYS_PTRACE
+
+/// Whether Yama (ptrace(2), `ptrace_scope`) lets a process with these capabilities look into one of its
+/// user's that does not descend from it.
+fn may_look(scope: i64, capabilities: u64) -> bool {
+    match scope {
+        ..=0 => true,
+        1 | 2 => capabilities & SYS_PTRACE != 0,
+        _ => false,
+    }
+}
 
 fn setting(path: &str) -> Option<i64> {
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
@@ -126,4 +152,23 @@ fn can_listen() -> io::Result<()> {
     let programs = Programs::listening().map_err(io::Error::other)?;
     renounce().map_err(|failed| failed.error)?;
     process::seccomp_listener(&programs).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yama_keeps_out_who_is_no_ancestor() {
+        for (scope, capabilities, looks) in [
+            (0, 0, true),
+            (1, 0, false),
+            (1, SYS_ADMIN, false),
+            (1, SYS_PTRACE, true),
+            (2, SYS_PTRACE, true),
+            (3, SYS_PTRACE, false),
+        ] {
+            assert_eq!(may_look(scope, capabilities), looks, "{scope} {capabilities:#x}");
+        }
+    }
 }

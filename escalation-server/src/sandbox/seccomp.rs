@@ -50,6 +50,9 @@ pub(crate) struct Calls {
     pub(crate) served: bool,
     /// Whether modes of files may be changed, and symbolic links made.
     pub(crate) modes: bool,
+    /// Whether the server answers how files are found by their names. Its filter then comes last, right
+    /// before the exec: whoever installs it asks as well.
+    pub(crate) names: bool,
 }
 
 /// What else refuses a call to a process without privileges.
@@ -292,6 +295,26 @@ fn served(calls: Calls) -> Vec<Entry> {
             table.push(refuse!(SYS_connect, "is done for it, to the sockets that the profile names"));
         }
     }
+    if calls.names {
+        table.extend(served_names());
+    }
+    table
+}
+
+/// The calls by which a program gets at a file that it knows by name.
+fn served_names() -> Vec<Entry> {
+    const OPENS: &str = "reads a script as it was approved";
+    const EXECUTES: &str = "would take a script's interpreter from the file as it is now";
+    const LEADS: &str = "would look for a script behind a link that was not there";
+    let mut table = vec![
+        refuse!(SYS_openat, OPENS),
+        refuse!(SYS_openat2, OPENS),
+        refuse!(SYS_execve, EXECUTES),
+        refuse!(SYS_execveat, EXECUTES),
+        refuse!(SYS_readlinkat, LEADS),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    table.extend([refuse!(SYS_open, OPENS), refuse!(SYS_readlink, LEADS)]);
     table
 }
 
@@ -355,6 +378,19 @@ impl Programs {
 }
 
 impl Programs {
+    /// What lets the server answer how files are found by their names, and refuses nothing but ways
+    /// around that.
+    ///
+    /// # Errors
+    /// As for [`Self::compile`].
+    pub(super) fn names() -> Result<Self, seccompiler::Error> {
+        // What a ring opens passes no filter. Programs that would use one do without.
+        let absent = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
+        let absent = filter(absent, SeccompAction::Errno(libc::ENOSYS as u32))?;
+        let served = notifying(rules(served_names())?)?;
+        Ok(Self { filters: vec![[x32_guard(), absent].concat()], served: Some(served) })
+    }
+
     /// One that only serves to see whether there can be a listener.
     ///
     /// # Errors
@@ -468,6 +504,7 @@ mod tests {
             connecting: Connecting::Refused,
             served: false,
             modes: false,
+            names: false,
         };
         let network = Calls { network: true, connecting: Connecting::Allowed, ..none };
         // What the server would answer is refused here, where nobody listens: only refusals are installed.
@@ -516,14 +553,17 @@ mod tests {
             (true, false, false),
         ] {
             for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
-                let calls = Calls { network, unix, connecting, served, modes: served };
+                let calls = Calls { network, unix, connecting, served, modes: served, names: false };
                 let programs = Programs::compile(calls, true).unwrap();
                 assert!(programs.filters.iter().chain(&programs.served).all(|program| program.len() < 4096));
                 let asks = |program: &BpfProgram| {
                     program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
                 };
                 assert_eq!(programs.served.as_ref().is_some_and(asks), served);
+                let programs = Programs::compile(Calls { names: true, ..calls }, true).unwrap();
+                assert!(programs.served.as_ref().is_some_and(asks));
             }
         }
+        assert!(Programs::names().unwrap().served.is_some());
     }
 }

@@ -2,6 +2,7 @@
 //! happens to it.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use postern_shim::wire::Answer;
@@ -50,16 +51,22 @@ pub(super) struct Ended {
 pub(super) async fn run(
     session: &Session,
     id: u64,
-    rerun: Rerun,
+    mut rerun: Rerun,
     handles: &Handles,
     asker: &Asker,
     began: Instant,
 ) -> Ended {
     let starting = session.grants.starting();
+    let _room = rerun.keep_room();
+    if let Some(script) = &rerun.script {
+        session.scripts.borrow_mut().insert(id, Arc::clone(script));
+    }
     let followed = match order(session, id, rerun, handles, asker).await {
         Ok(command) => follow(session, id, command, Some(starting), (handles, asker), began).await,
         Err(what) => Err(what),
     };
+    // Where it did not come so far that its calls were answered.
+    session.scripts.borrow_mut().remove(&id);
     followed.unwrap_or_else(|what| {
         asker.deny(&what);
         Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
@@ -154,7 +161,7 @@ async fn follow(
                 Some(
                     Report::Covered { .. }
                     | Report::Uncovered { .. }
-                    | Report::Served
+                    | Report::Served { .. }
                     | Report::ShellStarted { .. }
                     | Report::ShellEnded { .. },
                 ) => {}

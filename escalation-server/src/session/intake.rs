@@ -12,6 +12,7 @@ use std::time::Duration;
 use postern_shim::wire::{self, Bytes, Kind, Layer, Plea, ShellContext};
 
 use super::asker::Asker;
+use super::hashbang::{Hashbang, LOOKED_AT};
 use super::rerun::reopen;
 use super::server::Session;
 use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape, Skill};
@@ -307,8 +308,8 @@ fn shape(file: &OwnedFd, reach: &Reach) -> (Shape, bool) {
         let interpreter = interpreter(named, reach);
         Shape::Script { named: named.to_path_buf(), interpreter }
     };
-    match named_interpreter(&head) {
-        Some(named) => (script(&named), true),
+    match Hashbang::of(&head) {
+        Some(line) => (script(&line.interpreter), true),
         None if head.is_empty() || head.starts_with(b"\x7fELF") || head.contains(&0) => {
             (Shape::Binary, false)
         }
@@ -316,19 +317,12 @@ fn shape(file: &OwnedFd, reach: &Reach) -> (Shape, bool) {
     }
 }
 
-/// The bytes that the kernel looks at (`BINPRM_BUF_SIZE`).
-fn head(file: &std::fs::File) -> Vec<u8> {
-    let mut head = vec![0; 256];
+/// The bytes that the kernel looks at.
+pub(super) fn head(file: &std::fs::File) -> Vec<u8> {
+    let mut head = vec![0; LOOKED_AT];
     let length = file.read_at(&mut head, 0).unwrap_or(0);
     head.truncate(length);
     head
-}
-
-/// The interpreter that a `#!` line names.
-fn named_interpreter(head: &[u8]) -> Option<PathBuf> {
-    let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
-    let name = line.split(u8::is_ascii_whitespace).next()?;
-    Some(PathBuf::from(OsStr::from_bytes(name)))
 }
 
 /// The program that the kernel finds at an interpreter's path, if nothing on the way there can be
@@ -340,8 +334,8 @@ pub(super) fn interpreter(named: &Path, reach: &Reach) -> Option<PathBuf> {
         // One that is not absolute would be looked for in the working directory.
         let found = leads(&named, reach).filter(|_| named.is_absolute())?;
         let opened = process::open_exactly(&CString::new(found.as_os_str().as_bytes()).ok()?).ok()?;
-        match named_interpreter(&head(&reopen(&opened).ok()?)) {
-            Some(next) => named = next,
+        match Hashbang::of(&head(&reopen(&opened).ok()?)) {
+            Some(line) => named = line.interpreter,
             None => return Some(found),
         }
     }

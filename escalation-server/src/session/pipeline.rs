@@ -170,6 +170,8 @@ async fn attempt(
     }
     let mut body = body(session, request, judgement, &decision, &changes, decided_us);
     body["approval"] = approval.unwrap_or_default();
+    body["script"] =
+        rerun.as_ref().and_then(|rerun| Some(rerun.script.as_ref()?.recorded())).unwrap_or_default();
     let ticket = session.recorder.decided(&body, rerun.is_some());
     let ticket = ticket.map_err(|error| format!("{}: {error}", printable(request.path.as_slice())))?;
     drop(body);

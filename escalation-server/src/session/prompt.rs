@@ -335,7 +335,9 @@ fn fields(
         let owner = User::from_uid(Uid::from_raw(exe.file.uid)).ok().flatten();
         let owner = owner.map_or_else(|| exe.file.uid.to_string(), |user| printable(user.name.as_bytes()));
         let copied = rerun.is_some_and(|rerun| rerun.blake3.is_some());
+        let script = rerun.is_some_and(|rerun| rerun.script.is_some());
         let writable = match (exe.agent_writable, copied) {
+            _ if script => "the sandbox can write it: a copy runs, made before this question",
             _ if session.stance.unrestricted => "there is no sandbox that could not write it",
             (false, _) => "no sandbox can write it",
             (true, true) => "the sandbox can write it: a copy runs",
@@ -343,6 +345,9 @@ fn fields(
         };
         let hash = hash.and_then(|hash| hash.get(..16)).unwrap_or("not known");
         add("runs", format!("{path}\nof {owner}, {writable}, blake3 {hash}…"));
+    }
+    if let Some(script) = rerun.and_then(|rerun| rerun.script.as_ref()) {
+        add("not covered", script.caveats());
     }
     if let Some(cwd) = &request.attested.cwd {
         let note = if question.wider && session.grants.reach().could_change(&cwd.path) {

@@ -8,12 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use postern_shim::wire::Bytes;
 
 use super::environ;
 use super::grants::GRANTED;
 use super::intake::{self, Handles};
+use super::scripts::{self, Script};
 use super::server::Session;
 use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
 use crate::profile::EVERYTHING;
@@ -27,7 +29,7 @@ const SNAPSHOTS_MOST: u64 = 512 << 20;
 
 /// The room that a copy takes.
 #[derive(Debug)]
-struct Room(Rc<Cell<u64>>, u64);
+pub(super) struct Room(Rc<Cell<u64>>, u64);
 
 impl Room {
     fn take(taken: &Rc<Cell<u64>>, bytes: u64) -> Option<Self> {
@@ -53,7 +55,16 @@ pub(super) struct Rerun {
     pub(super) changes: EnvironmentChanges,
     /// BLAKE3 of the bytes that will run, where they were copied or hashed.
     pub(super) blake3: Option<String>,
-    _room: Option<Room>,
+    /// The script that it is, if the sandbox could write that.
+    pub(super) script: Option<Arc<Script>>,
+    room: Option<Room>,
+}
+
+impl Rerun {
+    /// The room of a copy that is needed until the command has ended, and not just until it runs.
+    pub(super) fn keep_room(&mut self) -> Option<Room> {
+        if self.script.is_some() { self.room.take() } else { None }
+    }
 }
 
 /// # Errors
@@ -120,12 +131,29 @@ pub(super) fn prepare(
         // asker wants it to be.
         *zeroth = Bytes(request.given_path().as_os_str().as_bytes().to_vec());
     }
-    let (mut blake3, mut room) = (None, None);
+    let (mut blake3, mut room, mut script) = (None, None, None);
     // What the turn was given it was given for whatever it runs.
     let of_turn = matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED));
     let mut executable = handles.outside_executable(exe)?;
+    let mut copied = |file: &OwnedFd| {
+        room = Some(
+            Room::take(&session.copied, exe.file.size.min(SNAPSHOT_MOST))
+                .ok_or("too many copies of executables wait to be run")?,
+        );
+        let (copy, hash) = snapshot(file, &exe.path)?;
+        blake3 = Some(hash);
+        Ok::<_, String>(copy)
+    };
     let image = match (&exe.shape, &target) {
         (Shape::Script { .. }, Target::Turn) => Image::Script { path, dev, ino },
+        (Shape::Script { .. }, _) if exe.agent_writable && !of_turn => {
+            let names = scripts::names(&session.abilities, session.confines(execution))?;
+            let copy = copied(&executable)?;
+            let (held, started) = Script::of(request, exe, copy, &reach, names)?;
+            script = Some(Arc::new(held));
+            argv = started.argv;
+            started.image
+        }
         (Shape::Script { interpreter, named }, _) if !handles.begins_with_interpreter => {
             let interpreter = interpreter.as_ref().unwrap_or(named);
             // No `#!`: what a shell does then is to run it with sh, and so do we.
@@ -143,14 +171,7 @@ pub(super) fn prepare(
             Image::Descriptor
         }
         (Shape::Binary, _) if exe.agent_writable && !of_turn => {
-            let bytes = exe.file.size.min(SNAPSHOT_MOST);
-            room = Room::take(&session.copied, bytes);
-            if room.is_none() {
-                return Err("too many copies of executables wait to be run".to_owned());
-            }
-            let (snapshot, hash) = snapshot(&executable, &exe.path)?;
-            executable = snapshot;
-            blake3 = Some(hash);
+            executable = copied(&executable)?;
             Image::Descriptor
         }
         (Shape::Binary, Target::Outside) => {
@@ -180,6 +201,7 @@ pub(super) fn prepare(
             Source::Heuristic { .. } => "requested".to_owned(),
         },
         image,
+        names: script.as_ref().map(|script| script.process),
         cwd,
         argv: terminated(&argv).map_err(text)?,
         env: terminated(&env).map_err(text)?,
@@ -191,7 +213,7 @@ pub(super) fn prepare(
         gate,
         gates: Vec::new(),
     };
-    Ok(Rerun { start, argv, env, executable, changes, blake3, _room: room })
+    Ok(Rerun { start, argv, env, executable, changes, blake3, script, room })
 }
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {

@@ -19,6 +19,7 @@ use super::control::{Control, prompt_id};
 use super::grants::{Grants, Named};
 use super::grounds::Grounds;
 use super::review::Reviewers;
+use super::scripts::Script;
 use super::{environ, intake, pipeline, sockets};
 use crate::approval::{Chain, Desk, State};
 use crate::flow::text::printable;
@@ -71,6 +72,8 @@ pub(super) struct Session {
     contexts: RefCell<HashMap<ContextId, (Rc<Resolved>, u64)>>,
     next_context: Cell<u32>,
     accept: tokio::sync::mpsc::UnboundedSender<(ContextId, OwnedFd)>,
+    /// Scripts that commands are held to, until the calls of their commands are answered.
+    pub(super) scripts: RefCell<HashMap<u64, Arc<Script>>>,
     /// Connections that are made for commands.
     pub(super) connections: Arc<tokio::sync::Semaphore>,
     requests: Cell<usize>,
@@ -229,6 +232,7 @@ async fn serve_async(setup: Setup) {
         contexts: RefCell::default(),
         next_context: Cell::new(1),
         accept,
+        scripts: RefCell::default(),
         connections: Arc::new(tokio::sync::Semaphore::new(sockets::CONNECTIONS)),
         requests: Cell::new(0),
         malformed: Cell::new(0),
@@ -260,9 +264,12 @@ async fn serve_async(setup: Setup) {
                 tokio::task::spawn_local(listen(Rc::clone(&session), context, socket));
             }
             report = reports.recv() => match report {
-                Some((Report::Served, fds)) => {
-                    if let Ok([listener, gate]) = <[OwnedFd; 2]>::try_from(fds) {
-                        tokio::task::spawn_local(sockets::serve(Rc::clone(&session), listener, gate));
+                Some((Report::Served { id }, fds)) => {
+                    let mut fds = fds.into_iter();
+                    let script = session.scripts.borrow_mut().remove(&id);
+                    if let Some(listener) = fds.next() {
+                        let served = sockets::serve(Rc::clone(&session), listener, fds.next(), script);
+                        tokio::task::spawn_local(served);
                     }
                 }
                 Some((Report::ShellStarted { pid }, _)) => session.shell.set(Some(pid)),
@@ -490,6 +497,17 @@ impl Session {
     /// Whether the turn takes anything that every other execution must take too.
     pub(super) fn turn_denies(&self) -> bool {
         self.turn.denies()
+    }
+
+    /// Whether what runs so gets a sandbox.
+    pub(super) fn confines(&self, execution: &Execution) -> bool {
+        match execution {
+            Execution::Unsandboxed => false,
+            Execution::TurnDefault => !self.turn.unrestricted,
+            Execution::Permissions(name) => {
+                self.grants.profile(name).is_some_and(|profile| !profile.unrestricted)
+            }
+        }
     }
 
     /// How the place of an execution is enforced, and what that does not hold. None is in place.

@@ -157,21 +157,14 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
     let Some(exe) = &request.attested.exe else {
         return deny("its file is not seen outside the sandbox, so it cannot be executed there".to_owned());
     };
-    if let Shape::Script { named, interpreter } = &exe.shape
+    if let Shape::Script { named, interpreter: None } = &exe.shape
         && *execution != Execution::TurnDefault
         && !facts.is_granted(execution)
     {
-        if exe.agent_writable {
-            return deny(format!(
-                "the sandbox can write this script, so what was judged might not be what runs as {execution}; {place}"
-            ));
-        }
-        if interpreter.is_none() {
-            return deny(format!(
-                "the sandbox can write its interpreter {}, or what leads to it; {place}",
-                printable(named.as_os_str().as_encoded_bytes())
-            ));
-        }
+        return deny(format!(
+            "the sandbox can write its interpreter {}, or what leads to it; {place}",
+            printable(named.as_os_str().as_encoded_bytes())
+        ));
     }
     if wider && exe.agent_writable {
         why = why.or_else(|| {

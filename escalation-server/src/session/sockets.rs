@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::io::unix::AsyncFd;
 
 use super::launch::real;
+use super::scripts::{self, Script};
 use super::server::{Session, inode};
 use crate::profile::Resolved;
 use crate::sys::notify::{self, Call};
@@ -31,12 +31,49 @@ const TURN: Duration = Duration::from_millis(200);
 /// How many calls are answered before the session's other work has its turn.
 const BATCH: usize = 16;
 
-/// Answers the calls that come from one sandboxed command and what it starts, until the last of them
-/// has ended. `gate` is the request socket of their context.
-pub(super) async fn serve(session: Rc<Session>, listener: OwnedFd, gate: OwnedFd) {
-    let Some(profile) = inode(&gate).ok().and_then(|inode| session.profile_by_gate(inode)) else { return };
-    let Ok(listener) = socket::watch(Arc::new(listener)) else { return };
-    let seen = Rc::default();
+/// Answers the calls that come from one command and what it starts, until the last of them has ended.
+/// `gate` is the request socket of their context, if they have one; `script` what the command is held to.
+pub(super) async fn serve(
+    session: Rc<Session>,
+    listener: OwnedFd,
+    gate: Option<OwnedFd>,
+    script: Option<Arc<Script>>,
+) {
+    let context = gate.and_then(|gate| {
+        let profile = session.profile_by_gate(inode(&gate).ok()?)?;
+        Some(Context { session, gate, profile, seen: Rc::default() })
+    });
+    let listener = Arc::new(listener);
+    match (context, script) {
+        (context, Some(script)) => {
+            let (others, mut calls) = tokio::sync::mpsc::unbounded_channel();
+            if let Err(error) = scripts::watch(script, Arc::clone(&listener), others) {
+                // Whoever calls gets ENOSYS.
+                return tracing::warn!(%error, "system calls are not answered");
+            }
+            while let Some(call) = calls.recv().await {
+                match &context {
+                    Some(context) => answer(context, &listener, call),
+                    None => drop(notify::respond(&*listener, &call, libc::ENOSYS)),
+                }
+            }
+        }
+        (Some(context), None) => serve_sockets(&context, listener).await,
+        (None, None) => {}
+    }
+}
+
+/// Whose calls are answered.
+struct Context {
+    session: Rc<Session>,
+    gate: OwnedFd,
+    profile: Rc<Resolved>,
+    /// The sockets that the command has connected to.
+    seen: Seen,
+}
+
+async fn serve_sockets(context: &Context, listener: Arc<OwnedFd>) {
+    let Ok(listener) = socket::watch(listener) else { return };
     while let Ok(mut ready) = listener.readable().await {
         for _ in 0..BATCH {
             if !socket::readable(listener.get_ref()) {
@@ -47,7 +84,7 @@ pub(super) async fn serve(session: Rc<Session>, listener: OwnedFd, gate: OwnedFd
                 break;
             }
             match notify::receive(listener.get_ref()) {
-                Ok(call) => answer(&session, &listener, &gate, &profile, &seen, call),
+                Ok(call) => answer(context, listener.get_ref(), call),
                 // The thread was killed meanwhile.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -59,25 +96,19 @@ pub(super) async fn serve(session: Rc<Session>, listener: OwnedFd, gate: OwnedFd
     }
 }
 
-/// The sockets that a command has connected to.
 type Seen = Rc<RefCell<BTreeSet<PathBuf>>>;
 
-fn answer(
-    session: &Rc<Session>,
-    listener: &AsyncFd<Arc<OwnedFd>>,
-    gate: &OwnedFd,
-    profile: &Resolved,
-    seen: &Seen,
-    call: Call,
-) {
-    let listener = listener.get_ref();
+fn answer(context: &Context, listener: &Arc<OwnedFd>, call: Call) {
+    let Context { session, gate, profile, seen } = context;
     // That the caller is gone is no matter.
     if i64::from(call.number) == libc::SYS_socket {
-        if let Err(error) = notify::respond_with(listener, &call, gate) {
+        if let Err(error) = notify::respond_with(listener, &call, gate, true) {
             // Its table of descriptors may be full.
             let errno = error.raw_os_error().unwrap_or(libc::EMFILE);
             let _gone = notify::respond(listener, &call, errno);
         }
+    } else if i64::from(call.number) != libc::SYS_connect {
+        let _gone = notify::respond(listener, &call, libc::ENOSYS);
     } else if let Ok(permit) = Arc::clone(&session.connections).try_acquire_owned() {
         let connecting = Connecting {
             call,

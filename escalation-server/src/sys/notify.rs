@@ -58,11 +58,25 @@ pub(crate) fn respond(listener: impl AsFd, call: &Call, errno: libc::c_int) -> i
     check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), RESPOND, &raw const response) }).map(drop)
 }
 
-/// Lets the call return a new, close-on-exec descriptor for this file.
-pub(crate) fn respond_with(listener: impl AsFd, call: &Call, file: impl AsFd) -> io::Result<()> {
+/// Lets the kernel carry the call out, as its thread has it by then: what was looked at may be something
+/// else. Only where nothing depends on what an adversary makes of it.
+pub(crate) fn proceed(listener: impl AsFd, call: &Call) -> io::Result<()> {
+    const CONTINUE: u32 = 1; // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+    let response = Response { id: call.id, value: 0, error: 0, flags: CONTINUE };
+    // SAFETY: the structure is laid out as `seccomp_notif_resp`, which the kernel only reads.
+    check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), RESPOND, &raw const response) }).map(drop)
+}
+
+/// Lets the call return a new descriptor for this file, close-on-exec or not.
+pub(crate) fn respond_with(
+    listener: impl AsFd,
+    call: &Call,
+    file: impl AsFd,
+    close_on_exec: bool,
+) -> io::Result<()> {
     const SEND: u32 = 2; // SECCOMP_ADDFD_FLAG_SEND
     let source = file.as_fd().as_raw_fd().unsigned_abs();
-    let target_flags = libc::O_CLOEXEC.unsigned_abs();
+    let target_flags = if close_on_exec { libc::O_CLOEXEC.unsigned_abs() } else { 0 };
     let add = AddFd { id: call.id, flags: SEND, source, target: 0, target_flags };
     // SAFETY: the structure is laid out as `seccomp_notif_addfd`, which the kernel only reads.
     check(unsafe { libc::ioctl(listener.as_fd().as_raw_fd(), ADD_FD, &raw const add) }).map(drop)

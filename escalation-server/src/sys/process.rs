@@ -198,6 +198,18 @@ pub(crate) fn take_fd(pidfd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Copies memory of a thread's process, process_vm_readv(2), by ptrace(2)'s rules: as many bytes as
+/// could be had, which are fewer where the pages end.
+pub(crate) fn read_memory(thread: u32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: buffer.len() };
+    // SAFETY: the kernel writes no more than the buffer's length to it; the other address is not ours, and
+    // is not looked at here.
+    let got =
+        unsafe { libc::process_vm_readv(thread.cast_signed(), &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
 /// Waits for a child to end; none if there is no such child.
 pub(crate) fn wait_for(child: i32) -> Option<Change> {
     let mut status = 0;

@@ -223,6 +223,19 @@ pub(crate) fn readable(fd: impl AsFd) -> bool {
     look(fd).is_some_and(|found| found.contains(PollFlags::POLLIN))
 }
 
+/// Waits until something can be read; false once nobody can send on the other end any more.
+pub(crate) fn wait_readable(fd: impl AsFd) -> bool {
+    loop {
+        let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        let found = match poll(&mut polls, PollTimeout::NONE) {
+            Ok(_) => polls[0].revents(),
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => None,
+        };
+        return found.is_some_and(|found| found.contains(PollFlags::POLLIN));
+    }
+}
+
 fn look(fd: impl AsFd) -> Option<PollFlags> {
     let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     poll(&mut polls, PollTimeout::ZERO).ok()?;
