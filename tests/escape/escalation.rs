@@ -52,7 +52,7 @@ fn a_file_of_the_workspace_gets_nothing_by_its_name() {
 }
 
 #[test]
-fn a_script_that_the_sandbox_can_write_is_refused_even_if_a_rule_names_it() {
+fn a_script_that_the_sandbox_can_write_is_asked_about_even_if_a_rule_names_it() {
     for_each_user(|world| {
         let script = world.write("ws/deploy.sh", "#!/bin/sh\ngrep Seccomp: /proc/self/status\n");
         let program = world.workspace.join("tool");

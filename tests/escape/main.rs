@@ -32,6 +32,7 @@ mod ptrace;
 mod races;
 mod rename;
 mod repository;
+mod scripts;
 mod served_sockets;
 mod setuid;
 mod shared_memory;
