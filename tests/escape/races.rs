@@ -5,7 +5,7 @@ use postern_tests::{World, for_each_user, stdout, text};
 use crate::attack::compiled;
 
 /// Exchanges two names until it is told to stop, and says how often it did.
-const SWAPPER: &str = "
+pub(crate) const SWAPPER: &str = "
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>

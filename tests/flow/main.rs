@@ -15,4 +15,5 @@ mod peers;
 mod permissions;
 mod review;
 mod rules;
+mod scripts;
 mod skills;

@@ -291,6 +291,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn serve(&mut self) {
+        notify::take_turns(&*self.listener);
         while socket::wait_readable(&*self.listener) {
             match notify::receive(&*self.listener) {
                 Ok(call) => self.take(&call),
@@ -526,5 +527,65 @@ mod tests {
         for wants in [Wants::Open(0), Wants::Execute, Wants::Link] {
             assert_eq!(answer(wants, Relation::None), Answer::Proceed);
         }
+    }
+
+    /// What `asks` finds on a thread whose calls are answered for a script at this path, or by nobody.
+    fn asked_about<T: Send + 'static>(
+        path: &Path,
+        copy: &[u8],
+        answered: bool,
+        asks: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let memory = socket::memfd(c"copy").unwrap();
+        io::Write::write_all(&mut File::from(memory.try_clone().unwrap()), copy).unwrap();
+        let parent = path.parent().unwrap().metadata().unwrap();
+        let script = Script {
+            copy: memory,
+            path: path.to_path_buf(),
+            names: [path.to_path_buf()].into(),
+            directory: (parent.dev(), parent.ino()),
+            ..script()
+        };
+        let (others, _none) = tokio::sync::mpsc::unbounded_channel();
+        let (hand_over, handed) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // A filter is a thread's own, and of those that it starts.
+            hand_over.send(crate::sandbox::listen_to_names(true).unwrap()).unwrap();
+            released.recv().unwrap();
+            asks()
+        });
+        let listener = Arc::new(handed.recv().unwrap());
+        if answered {
+            watch(Arc::new(script), Arc::clone(&listener), others).unwrap();
+        }
+        drop(listener);
+        release.send(()).unwrap();
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn the_copy_is_what_is_read_and_nothing_is_once_nobody_answers() {
+        let directory = std::env::temp_dir().join(format!("postern-scripts-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (path, beside) = (directory.join("script"), directory.join("beside"));
+        std::fs::write(&path, "disk").unwrap();
+        std::fs::write(&beside, "beside").unwrap();
+        let read = {
+            let (path, beside) = (path.clone(), beside.clone());
+            move || {
+                let text = |path: &Path| std::fs::read_to_string(path).map_err(|error| error.raw_os_error());
+                let path_only = File::options().read(true).open(path.join("below"));
+                (text(&path), text(&beside), path_only.unwrap_err().raw_os_error(), std::fs::read_link(&path))
+            }
+        };
+        let (script, other, below, link) = asked_about(&path, b"copy", true, read.clone());
+        assert_eq!((script, other), (Ok("copy".to_owned()), Ok("beside".to_owned())));
+        assert_eq!((below, link.unwrap_err().raw_os_error()), (Some(libc::ENOTDIR), Some(libc::EINVAL)));
+        let (script, other, below, link) = asked_about(&path, b"copy", false, read);
+        let nobody = Some(libc::ENOSYS);
+        assert_eq!((script, other, below), (Err(nobody), Err(nobody), nobody));
+        assert_eq!(link.unwrap_err().raw_os_error(), nobody);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }
