@@ -169,8 +169,9 @@ fn change(record: &Value) -> String {
     match (rule(record), record["decision"].as_str(), record["judgement"]["decision"].as_str()) {
         (None, ..) => "To change that: a rule for it, with the execution that it should have.".to_owned(),
         (Some(rule), Some("deny"), Some("allow")) if writable => format!(
-            "To change that: the sandbox can write this file, and such a file never gets more than the sandbox \
-             has. Put the program where no sandbox can write, and name that in {rule}."
+            "To change that: the sandbox can write this file, and a rule alone never gives such a file more than the \
+             sandbox has. Say yes where it is asked (`postern approve`), or put the program where no sandbox can \
+             write, and name that in {rule}."
         ),
         (Some(rule), Some("deny"), Some("allow")) => {
             format!("To change that: the rule at {rule} allows it; what stood against it is said above.")

@@ -5,7 +5,6 @@
 //! What it does not answer itself it lets the kernel carry out, which is safe since whoever makes the calls
 //! is what was approved; the adversary is who writes the file.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -35,10 +34,9 @@ use crate::sys::{process, socket};
 pub(super) struct Script {
     /// A sealed copy.
     copy: OwnedFd,
-    /// Its own path, free of symlinks.
+    /// Its own path, free of symlinks, by which its interpreter is told of it. Not the one by which it was
+    /// started: with links in it, its text could be made that of any other file.
     path: PathBuf,
-    /// The names that it is known by: that path, and the one by which it was started.
-    names: BTreeSet<PathBuf>,
     /// Device and inode of the directory that it lies in.
     directory: (u64, u64),
     /// The program that reads it, where no sandbox can change it.
@@ -88,16 +86,12 @@ impl Script {
     ) -> Result<(Self, Started), String> {
         let text = |error: io::Error| format!("look at the script: {error}");
         let first = intake::head(&reopen(&copy).map_err(text)?);
+        let line = Hashbang::of(&first);
+        if line.is_none() && (first.starts_with(b"\x7fELF") || first.contains(&0)) {
+            return Err("it is not the script any more that was asked for".to_owned());
+        }
         // No `#!`: what a shell does then is to run it with sh, and so do we.
-        let line = match Hashbang::of(&first) {
-            Some(line) => line,
-            None if first.starts_with(b"\x7fELF") || first.contains(&0) => {
-                return Err("it is not the script any more that was asked for".to_owned());
-            }
-            None => Hashbang { interpreter: PathBuf::from("/bin/sh"), argument: None },
-        };
-        let has_line = first.starts_with(b"#!");
-        let named = &line.interpreter;
+        let named = line.as_ref().map_or(Path::new("/bin/sh"), |line| &line.interpreter);
         let steady =
             intake::interpreter(named, reach).and_then(|last| Some((last, intake::leads(named, reach)?)));
         let Some((last, first)) = steady else {
@@ -112,9 +106,10 @@ impl Script {
         // sandbox could change.
         let image =
             if first == last { Image::Exact { path, dev, ino } } else { Image::Script { path, dev, ino } };
-        let zeroth = if has_line { bytes(named) } else { Bytes(b"sh".to_vec()) };
-        let mut argv = vec![zeroth];
-        argv.extend(line.argument.map(Bytes));
+        let mut argv = match &line {
+            Some(line) => vec![bytes(named)].into_iter().chain(line.argument.clone().map(Bytes)).collect(),
+            None => vec![Bytes(b"sh".to_vec())],
+        };
         argv.push(bytes(&exe.path));
         argv.extend(request.argv.iter().skip(1).cloned());
 
@@ -122,7 +117,6 @@ impl Script {
         let parent = parent.symlink_metadata().map_err(text)?;
         let script = Self {
             copy,
-            names: [exe.path.clone(), lexical(&request.given_path())].into(),
             path: exe.path.clone(),
             directory: (parent.dev(), parent.ino()),
             interpreter: last,
@@ -157,10 +151,10 @@ impl Script {
     /// way to its directory: `resolved` says which directory a path is in.
     fn relation(&self, path: &Path, resolved: impl FnOnce() -> Option<(u64, u64)>) -> Relation {
         let text = lexical(path);
-        if self.names.contains(&text) {
-            return Relation::Same { own: text == self.path };
+        if text == self.path {
+            return Relation::Same;
         }
-        if self.names.iter().any(|name| text.starts_with(name)) {
+        if text.starts_with(&self.path) {
             return Relation::Below;
         }
         if self.path.starts_with(&text) {
@@ -168,7 +162,7 @@ impl Script {
         }
         let called = path.file_name().is_some() && path.file_name() == self.path.file_name();
         if called && resolved() == Some(self.directory) {
-            return Relation::Same { own: true };
+            return Relation::Same;
         }
         Relation::None
     }
@@ -180,10 +174,7 @@ enum Relation {
     None,
     /// A directory on the script's own way.
     Above,
-    /// The script; whether by its own path, in which there is no link.
-    Same {
-        own: bool,
-    },
+    Same,
     /// What would be in it if it were a directory.
     Below,
 }
@@ -232,12 +223,12 @@ enum Answer {
 fn answer(wants: Wants, relation: Relation) -> Answer {
     match (wants, relation) {
         (_, Relation::None) => Answer::Proceed,
-        (Wants::Open(flags), Relation::Same { .. }) => open(flags),
+        (Wants::Open(flags), Relation::Same) => open(flags),
         // Its own path had no link in it when it was judged.
-        (Wants::Link, Relation::Same { own: true } | Relation::Above) => Answer::Refuse(libc::EINVAL),
-        (Wants::Link, Relation::Same { own: false }) | (_, Relation::Above) => Answer::Proceed,
+        (Wants::Link, Relation::Same | Relation::Above) => Answer::Refuse(libc::EINVAL),
+        (_, Relation::Above) => Answer::Proceed,
         // The kernel would read the first line from the file as it is by then.
-        (Wants::Execute, Relation::Same { .. } | Relation::Below) => Answer::Refuse(libc::EACCES),
+        (Wants::Execute, Relation::Same | Relation::Below) => Answer::Refuse(libc::EACCES),
         // It was a file. An interpreter that finds a directory may run what lies in it.
         (Wants::Open(_) | Wants::Link, Relation::Below) => Answer::Refuse(libc::ENOTDIR),
     }
@@ -466,7 +457,6 @@ mod tests {
         Script {
             copy: socket::memfd(c"copy").unwrap(),
             path: "/w/bin/deploy".into(),
-            names: ["/w/bin/deploy".into(), "/w/link".into()].into(),
             directory: (7, 9),
             interpreter: "/bin/sh".into(),
             process: Names { no_new_privileges: true },
@@ -474,15 +464,13 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_known_by_its_names_and_by_its_directory() {
+    fn a_script_is_known_by_its_path_and_by_its_directory() {
         let script = script();
-        let same = Relation::Same { own: true };
+        let same = Relation::Same;
         for (path, directory, relation) in [
             ("/w/bin/deploy", None, same),
             ("/w/./bin//x/../deploy", None, same),
-            ("/w/link", None, Relation::Same { own: false }),
             ("/w/bin/deploy/__main__.py", None, Relation::Below),
-            ("/w/link/x", None, Relation::Below),
             ("/w/bin", None, Relation::Above),
             ("/", None, Relation::Above),
             ("/w/bin/deployed", None, Relation::None),
@@ -498,7 +486,7 @@ mod tests {
 
     #[test]
     fn nobody_gets_what_the_file_has_become() {
-        let same = Relation::Same { own: true };
+        let same = Relation::Same;
         let copy = |close_on_exec| Answer::Copy { close_on_exec };
         for (flags, expected) in [
             (libc::O_RDONLY, copy(false)),
@@ -522,7 +510,6 @@ mod tests {
         assert_eq!(answer(Wants::Execute, Relation::Above), Answer::Proceed);
         assert_eq!(answer(Wants::Link, same), refused(libc::EINVAL));
         assert_eq!(answer(Wants::Link, Relation::Above), refused(libc::EINVAL));
-        assert_eq!(answer(Wants::Link, Relation::Same { own: false }), Answer::Proceed);
         assert_eq!(answer(Wants::Open(0), Relation::Below), refused(libc::ENOTDIR));
         for wants in [Wants::Open(0), Wants::Execute, Wants::Link] {
             assert_eq!(answer(wants, Relation::None), Answer::Proceed);
@@ -542,7 +529,6 @@ mod tests {
         let script = Script {
             copy: memory,
             path: path.to_path_buf(),
-            names: [path.to_path_buf()].into(),
             directory: (parent.dev(), parent.ino()),
             ..script()
         };

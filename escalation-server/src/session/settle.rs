@@ -209,7 +209,7 @@ mod tests {
     use postern_shim::wire::{Bytes, Layer, ShellContext};
 
     use super::*;
-    use crate::flow::{Attested, Cwd, Executable, FileIdentity};
+    use crate::flow::{Allowed, Attested, Cwd, Executable, FileIdentity, RuleSource};
     use crate::policy::{Granular, Requested, Stance, Subject, judge, load};
     use crate::profile::Access;
 
@@ -380,5 +380,49 @@ mod tests {
         }
         println!("{cells} cells of the truth table, by {} rows", rows.len());
         assert!(used.iter().all(|count| *count > 0), "{used:?}");
+    }
+
+    #[test]
+    fn a_script_that_the_sandbox_can_write_is_asked_about_whatever_a_rule_says() {
+        let settled = |verdict, execution, interpreter: Option<&str>| {
+            let mut request = request("deploy.sh now");
+            let exe = request.attested.exe.as_mut().unwrap();
+            exe.agent_writable = true;
+            let interpreter = interpreter.map(PathBuf::from);
+            exe.shape = Shape::Script { named: "/bin/sh".into(), interpreter };
+            let rule = RuleSource { file: "r".to_owned(), line: 1, justification: None };
+            let judgement = Judgement {
+                verdict,
+                source: Source::Rule(rule),
+                allowed: Allowed { execution: Some(execution), env_keep: Vec::new() },
+                matched: Vec::new(),
+                audit: false,
+            };
+            let asker = Resolved { entries: vec![("/".into(), Access::Read)], ..Resolved::default() };
+            let named = Resolved { network: true, ..asker.clone() };
+            let policy = ApprovalPolicy::OnRequest;
+            let named = Some(&named);
+            settle(
+                &request,
+                &judgement,
+                Facts { asker: &asker, turn: &asker, named, denies: false, granted: None, policy: &policy },
+            )
+        };
+        let network = || Execution::Permissions("network".to_owned());
+        for verdict in [Verdict::Allow, Verdict::Prompt] {
+            for execution in [Execution::Unsandboxed, network()] {
+                let asked = settled(verdict, execution.clone(), Some("/usr/bin/dash"));
+                let wanted = Some(execution.clone());
+                assert!(
+                    matches!(&asked, Settled::Asks(question) if question.wider && question.execution == wanted),
+                    "{verdict:?} {execution}: {asked:?}"
+                );
+                // Not if its interpreter could be another by then.
+                let denied = settled(verdict, execution, None);
+                assert!(matches!(denied, Settled::Decided(Decision::Deny { .. })), "{denied:?}");
+            }
+        }
+        let turn = settled(Verdict::Allow, Execution::TurnDefault, None);
+        assert!(matches!(turn, Settled::Decided(Decision::Escalate { .. })), "{turn:?}");
     }
 }
