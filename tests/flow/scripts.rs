@@ -6,8 +6,10 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
-use postern_tests::{User, World, eventually, finish, for_each_user, prefix, status, stdout, text};
+use postern_tests::{User, World, finish, for_each_user, prefix, status, stdout, text};
 use serde_json::Value;
+
+use crate::approvals::{answer, end, prompts, start_with};
 
 /// Writes a program.
 fn executable(world: &World, name: &str, content: &str) -> PathBuf {
@@ -19,26 +21,12 @@ fn executable(world: &World, name: &str, content: &str) -> PathBuf {
 /// Starts a session in which `tool` asks, to run under this.
 fn start(world: &World, execution: &str, options: &[&str], script: &str) -> Child {
     let rules = format!("prefix_rule(['tool'], decision = 'prompt', execution = '{execution}')");
-    let mut command = world.postern();
-    command.args(options).arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", script]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-fn end(child: Child) -> Output {
-    child.wait_with_output().unwrap()
+    start_with(world, options, &rules, script)
 }
 
 /// The one prompt that waits.
 fn waiting(world: &World) -> Value {
-    let mut found = None;
-    eventually("a prompt waits", || {
-        let output = finish(world.postern().args(["approve", "--list", "--json"]));
-        let states = text(&output.stdout);
-        let mut states = states.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        found = states.find_map(|state| Some(state["waiting"][0].clone()).filter(Value::is_object));
-        found.is_some()
-    });
-    found.unwrap()
+    prompts(world, 1).remove(0)
 }
 
 fn field<'a>(prompt: &'a Value, name: &str) -> &'a str {
@@ -47,15 +35,10 @@ fn field<'a>(prompt: &'a Value, name: &str) -> &'a str {
     found.map_or("", |field| field["text"].as_str().unwrap())
 }
 
-fn answer(world: &World, prompt: &Value, choice: &str) {
-    let said = finish(world.postern().args(["approve", prompt["id"].as_str().unwrap(), choice]));
-    assert!(said.status.success(), "{}", text(&said.stderr));
-}
-
 /// Runs `tool` with a yes.
 fn approved(world: &World, execution: &str, script: &str) -> Output {
     let child = start(world, execution, &[], script);
-    answer(world, &waiting(world), "--once");
+    answer(world, &waiting(world), &["--once"]);
     end(child)
 }
 
@@ -85,8 +68,8 @@ fn it_is_asked_about_and_runs_and_the_record_says_how() {
         assert!(caveats.contains("sources, imports, loads or starts"), "{caveats}");
         assert_eq!(caveats.contains("sudo"), ordinary(world), "{caveats}");
         let offered = prompt["offered"].as_array().unwrap();
-        assert!(offered.contains(&"session".into()) && !offered.contains(&"rule".into()), "{offered:?}");
-        answer(world, &prompt, "--once");
+        assert_eq!(*offered, ["once", "deny", "abort"], "what it reads beside it may be another next time");
+        answer(world, &prompt, &["--once"]);
         let output = end(child);
         let privileges = u8::from(ordinary(world));
         let expected = format!("NoNewPrivs:\t{privileges}\ninput\n{} a b c", tool.display());
@@ -103,24 +86,19 @@ fn it_is_asked_about_and_runs_and_the_record_says_how() {
 }
 
 #[test]
-fn a_yes_for_the_session_is_for_these_bytes() {
+fn a_yes_is_for_one_run_of_the_bytes_that_are_shown() {
     for_each_user(|world| {
-        executable(world, "ws/tool", "#!/bin/sh\necho one $1\n");
-        let script = "wait() { until [[ -e $1 ]] sleep 0.01 }; ./tool; ./tool; print > both; wait a; ./tool; wait b; ./tool; ./tool x; true";
-        let child = start(world, "unsandboxed", &[], script);
-        answer(world, &waiting(world), "--session");
-        eventually("both ran", || world.workspace.join("both").exists());
-        executable(world, "ws/tool", "#!/bin/sh\necho two $1\n");
-        world.write("ws/a", "");
-        let edited = waiting(world);
-        answer(world, &edited, "--deny");
-        executable(world, "ws/tool", "#!/bin/sh\necho one $1\n");
-        world.write("ws/b", "");
-        let other = waiting(world);
-        assert_eq!(other["summary"], "./tool x", "another argument asks");
-        answer(world, &other, "--once");
+        executable(world, "ws/tool", "#!/bin/sh\necho one\n");
+        let child = start(world, "unsandboxed", &[], "./tool; ./tool; ./tool; true");
+        let first = waiting(world);
+        executable(world, "ws/tool", "#!/bin/sh\necho two\n");
+        answer(world, &first, &["--once"]);
+        let second = waiting(world);
+        assert_ne!(field(&first, "runs"), field(&second, "runs"));
+        answer(world, &second, &["--once"]);
+        answer(world, &waiting(world), &["--deny"]);
         let output = end(child);
-        assert_eq!(stdout(&output), "one\none\none\none x", "{}", text(&output.stderr));
+        assert_eq!(stdout(&output), "one\ntwo", "{}", text(&output.stderr));
     });
 }
 
@@ -185,7 +163,7 @@ fn a_sandbox_serves_it_whatever_else_it_serves() {
         );
         executable(world, "ws/tool", &code);
         let child = start(world, "p", &["--config", config.to_str().unwrap()], "./tool");
-        answer(world, &waiting(world), "--once");
+        answer(world, &waiting(world), &["--once"]);
         let output = end(child);
         let expected = "#!/usr/bin/python3 -I\nhello\nTrue\nRead-only file system";
         assert_eq!(stdout(&output), expected, "{}", text(&output.stderr));
@@ -196,9 +174,9 @@ fn a_sandbox_serves_it_whatever_else_it_serves() {
         let mut command = world.postern();
         command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", "./tool"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        answer(world, &waiting(world), "--once");
+        answer(world, &waiting(world), &["--once"]);
         // It asks for itself, from there.
-        answer(world, &waiting(world), "--deny");
+        answer(world, &waiting(world), &["--deny"]);
         let output = end(child);
         assert_eq!(stdout(&output), "126");
         assert!(text(&output.stderr).contains("date (forbidden by rule"), "{}", text(&output.stderr));
@@ -243,7 +221,7 @@ fn one_that_fails_may_run_a_second_time_from_a_new_copy() {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let prompt = waiting(world);
         assert!(field(&prompt, "because").contains("would run a second time"), "{prompt}");
-        answer(world, &prompt, "--once");
+        answer(world, &prompt, &["--once"]);
         let output = end(child);
         assert_eq!(stdout(&output), "made\n0", "{}", text(&output.stderr));
         assert!(made.exists());

@@ -276,6 +276,8 @@ fn asked(
     let launches = |path: &PathBuf| runs_what_lies_there(&path.to_string_lossy());
     let launches = names.iter().flatten().any(launches) || names_a_program(request, env);
     let launches = launches && request.skill.is_none();
+    // So does a script that the agent can write: what it reads beside it may be another by the next run.
+    let launches = launches || rerun.is_some_and(|rerun| rerun.script.is_some());
     let free = question.wider || session.stance.unrestricted;
     let lasting = if !free || (arguments.steady && !launches) { Lasting::Also } else { Lasting::No };
     Asked { identity, summary: summary(&request.argv), fields, lasting, rule: None, counted: false }
