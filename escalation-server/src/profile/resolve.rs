@@ -1,5 +1,6 @@
 //! Profiles, and what they come to once special places are known.
 
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU32;
 use std::path::{Component, Path, PathBuf};
 
@@ -288,14 +289,68 @@ impl Resolved {
 /// What the sandboxes of a session can change between them: a file that one of them may write is
 /// no more to be trusted because another one asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Reach(Vec<PathBuf>);
+pub(crate) struct Reach {
+    roots: Vec<PathBuf>,
+    held: Option<Held>,
+}
+
+/// A place below a writable root that no sandbox changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    /// The root, and the names on the way down; what lies at the last one is held.
+    root: PathBuf,
+    names: Vec<OsString>,
+}
+
+impl Held {
+    fn place(&self) -> PathBuf {
+        self.names.iter().fold(self.root.clone(), |path, name| path.join(name))
+    }
+}
 
 impl Reach {
     /// Of these profiles. One without restriction changes what it likes anyway, and counts for
     /// nothing here.
     pub(crate) fn of<'a>(profiles: impl IntoIterator<Item = &'a Resolved>) -> Self {
         let restricted = profiles.into_iter().filter(|profile| !profile.unrestricted);
-        Self(restricted.flat_map(|profile| profile.writable_roots().map(Path::to_path_buf)).collect())
+        let roots = restricted.flat_map(|profile| profile.writable_roots().map(Path::to_path_buf)).collect();
+        Self { roots, held: None }
+    }
+
+    /// The same, but for what lies below `root` at these names, which no sandbox changes: the first
+    /// of them is a mount of its own wherever the root can be written, and so is the root, which
+    /// keeps both where they are. Whoever says this answers for that.
+    ///
+    /// # Errors
+    /// What else can be written that holds the place, so that a directory on the way could be moved,
+    /// or that lies in it.
+    pub(crate) fn holding(&self, root: &Path, names: [&str; 2]) -> Result<Self, PathBuf> {
+        let held = Held { root: root.to_path_buf(), names: names.map(OsString::from).to_vec() };
+        let (first, place) = (root.join(names[0]), held.place());
+        let against = self
+            .roots
+            .iter()
+            .find(|other| other.as_path() != root && (place.starts_with(other) || other.starts_with(&first)));
+        match against {
+            Some(other) => Err(other.clone()),
+            None => Ok(Self { roots: self.roots.clone(), held: Some(held) }),
+        }
+    }
+
+    fn holds(&self, path: &Path) -> bool {
+        self.held.as_ref().is_some_and(|held| path.starts_with(held.place()))
+    }
+
+    /// Whether a path is a directory on the way to what is held, of which nothing but the way on can
+    /// be relied on.
+    pub(crate) fn is_the_way(&self, at: &Path, next: Option<&OsStr>) -> bool {
+        let Some(Held { root, names }) = &self.held else { return false };
+        let mut here = root.clone();
+        names.iter().any(|name| {
+            let leads_on = here == at && next == Some(name);
+            here.push(name);
+            leads_on
+        })
     }
 
     /// With what one more profile may write.
@@ -308,14 +363,14 @@ impl Reach {
 
     /// Whether a sandboxed process could change what a path leads to: by writing it, or by
     /// renaming anything on the way. Read-only places below a writable one count, since what is
-    /// above them can be moved.
+    /// above them can be moved, but for what is held.
     pub(crate) fn could_change(&self, path: &Path) -> bool {
-        self.0.iter().any(|root| path.starts_with(root))
+        !self.holds(path) && self.roots.iter().any(|root| path.starts_with(root))
     }
 
     /// Whether a sandboxed process could change what a path leads to, or anything below it.
     pub(crate) fn overlaps(&self, path: &Path) -> bool {
-        self.0.iter().any(|root| path.starts_with(root) || root.starts_with(path))
+        self.could_change(path) || self.roots.iter().any(|root| root.starts_with(path))
     }
 }
 
@@ -387,6 +442,49 @@ mod tests {
         assert!(reach.could_change(Path::new("/proj/p/.git/hooks/pre-commit")));
         assert!(!reach.could_change(Path::new("/proj")));
         assert!(!reach.could_change(Path::new("/usr/bin/git")));
+    }
+
+    /// Profiles that may write these, as one reach that holds `/proj/p/.agents/skills`.
+    fn holding(roots: &[&str]) -> Result<Reach, PathBuf> {
+        let entries = roots.iter().map(|root| (PathBuf::from(root), Access::Write)).collect();
+        let profile = Resolved { entries, ..Resolved::default() };
+        Reach::of([&profile]).holding(Path::new("/proj/p"), [".agents", "skills"])
+    }
+
+    #[test]
+    fn what_is_held_stays_and_nothing_beside_it_does() {
+        let reach = holding(&["/proj/p", "/tmp", "/proj/other"]).unwrap();
+        let skills = Path::new("/proj/p/.agents/skills");
+        assert!(!reach.could_change(skills) && !reach.could_change(&skills.join("x/scripts/run")));
+        for path in ["/proj/p", "/proj/p/.agents", "/proj/p/.agents/skillsx", "/proj/p/x/.agents/skills"] {
+            assert!(reach.could_change(Path::new(path)), "{path}");
+        }
+        for (at, next, expected) in [
+            ("/proj/p", Some(".agents"), true),
+            ("/proj/p/.agents", Some("skills"), true),
+            ("/proj/p", Some("skills"), false),
+            ("/proj/p", None, false),
+            ("/proj/p/.agents", Some("other"), false),
+            ("/proj/other", Some(".agents"), false),
+        ] {
+            assert_eq!(reach.is_the_way(Path::new(at), next.map(OsStr::new)), expected, "{at} {next:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_held_where_the_way_can_be_moved_or_part_of_it_written() {
+        for other in [
+            "/",
+            "/proj",
+            "/proj/p/.agents",
+            "/proj/p/.agents/skills",
+            "/proj/p/.agents/skills/x",
+            "/proj/p/.agents/y",
+        ] {
+            assert_eq!(holding(&["/proj/p", other]), Err(PathBuf::from(other)));
+            assert_eq!(holding(&[other]), Err(PathBuf::from(other)));
+        }
+        assert!(holding(&["/proj/p", "/proj/p/sub", "/proj/px"]).is_ok());
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Abilities {
         }
     }
 
+    /// Whether something can be held read-only below what is writable.
+    pub(crate) fn hold_below_writable(&self) -> bool {
+        !matches!(self.namespaces, Namespaces::None(_))
+    }
+
     /// # Errors
     /// What no sandbox can do without, and this kernel does not have.
     pub(crate) fn suffice(&self) -> Result<(), Refusal> {

@@ -188,7 +188,7 @@ impl Watch {
 }
 
 /// A path as mountinfo writes it: blanks and backslashes in octal.
-fn unescaped(field: &[u8]) -> PathBuf {
+pub(super) fn unescaped(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
