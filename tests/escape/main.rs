@@ -28,6 +28,7 @@ mod preload;
 mod privileges;
 mod proc_files;
 mod programs;
+mod project_skills;
 mod ptrace;
 mod races;
 mod rename;

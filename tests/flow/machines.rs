@@ -132,6 +132,35 @@ fn what_is_allowed_by_name_starts_and_all_else_holds() {
 }
 
 #[test]
+fn what_cannot_be_held_alone_is_not_relied_on() {
+    for_each_user(|world| {
+        let run = world.project_skill("tool", "", "#!/bin/sh\necho ran\n");
+        world.trust(&world.workspace);
+        let skill = || {
+            let records = world.records();
+            let last = records.iter().rfind(|line| line["claimed"]["argv"][0] == run.to_str().unwrap());
+            last.unwrap()["judgement"]["skill"]["name"].clone()
+        };
+        for what in without_namespaces(world) {
+            let output = alone(world, what, "", "", &run.display().to_string());
+            let said = text(&output.stderr);
+            assert_eq!((stdout(&output).as_str(), skill()), ("ran", serde_json::Value::Null), "{said}");
+            assert!(said.contains("without namespaces nothing in it can be held read-only"), "{said}");
+            // Where nothing of the project can be written, nothing has to be held.
+            let read_only =
+                "profile = 'r'\n[permissions.r.filesystem]\n':root' = 'read'\n':tmpdir' = 'write'\n";
+            let output = alone(world, what, read_only, "", &run.display().to_string());
+            assert_eq!(
+                (stdout(&output).as_str(), skill()),
+                ("ran", "tool".into()),
+                "{}",
+                text(&output.stderr)
+            );
+        }
+    });
+}
+
+#[test]
 fn denials_hold_alone_where_nothing_above_them_can_be_written() {
     for_each_user(|world| {
         let what = "a container's filter";

@@ -13,6 +13,7 @@ mod lifecycle;
 mod machines;
 mod peers;
 mod permissions;
+mod project_skills;
 mod review;
 mod rules;
 mod scripts;

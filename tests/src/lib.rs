@@ -143,6 +143,28 @@ impl World {
         path
     }
 
+    /// A skill of the project's own with a script `run`, which is returned: nobody trusts it yet.
+    pub fn project_skill(&self, name: &str, declares: &str, script: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = self.workspace.join(".agents/skills").join(name);
+        let run = directory.join("scripts/run");
+        std::fs::create_dir_all(directory.join("scripts")).expect("a directory");
+        let front = format!("---\nname: {name}\ndescription: d\n{declares}---\n");
+        std::fs::write(directory.join("SKILL.md"), front).expect("write a file");
+        std::fs::write(&run, script).expect("write a file");
+        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        self.own();
+        run
+    }
+
+    /// Trusts what a project says, as it is.
+    pub fn trust(&self, project: &Path) {
+        let shown = finish(self.postern().arg("trust").arg(project));
+        let hash = stdout(&shown).rsplit(' ').next().unwrap_or_default().to_owned();
+        let done = finish(self.postern().args(["trust", "--accept", &hash]).arg(project));
+        assert!(done.status.success(), "{} {}", text(&shown.stderr), text(&done.stderr));
+    }
+
     fn prepared(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command

@@ -41,6 +41,8 @@ pub(crate) struct Skill {
     pub(crate) name: String,
     /// Free of symlinks.
     pub(crate) directory: PathBuf,
+    /// Where it was looked for.
+    pub(crate) root: PathBuf,
     /// In the turn, or under what it declares.
     pub(crate) execution: Execution,
     /// The files that say so.

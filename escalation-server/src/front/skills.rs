@@ -15,7 +15,7 @@ pub(crate) fn skills(options: &Options, as_json: bool) -> Result<String, String>
         let line = |one: &Declared| {
             format!(
                 "{}\n",
-                json!({ "name": one.name, "directory": one.directory, "permissions": one.profile })
+                json!({ "name": one.name, "directory": one.directory, "root": one.root, "permissions": one.profile })
             )
         };
         return Ok(found.iter().map(line).collect());
@@ -30,9 +30,10 @@ pub(crate) fn skills(options: &Options, as_json: bool) -> Result<String, String>
             }
         };
         text.push_str(&format!(
-            "{}  {}\n  {says}\n",
+            "{}  {}\n  found below {}\n  {says}\n",
             printable(one.name.as_bytes()),
-            printable(one.directory.as_bytes())
+            printable(one.directory.as_bytes()),
+            printable(one.root.as_bytes())
         ));
     }
     text.extend(notes.iter().map(|note| format!("note: {}\n", printable(note.as_bytes()))));

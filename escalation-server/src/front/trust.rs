@@ -1,4 +1,4 @@
-//! `postern trust`: a project's own policy, before it counts.
+//! `postern trust`: a project's own policy and skills, before they count.
 
 use std::path::{Path, PathBuf};
 
@@ -39,12 +39,41 @@ pub(crate) fn trust(arguments: &TrustArguments) -> Result<String, String> {
     let mut text = String::new();
     for one in &shown.texts {
         text.push_str(&format!("{}\n", printable(one.path.as_os_str().as_encoded_bytes())));
-        text.extend(one.text.lines().map(|line| format!("    {}\n", printable(line.as_bytes()))));
+        indent(&mut text, &one.text);
     }
-    text.push_str(&if shown.trusted {
-        "trusted: sessions here go by it\n".to_owned()
-    } else {
-        format!("not trusted: it does not count; to let it, type postern trust --accept {}\n", shown.hash)
+    for one in shown.skills.iter().flat_map(|skills| &skills.files) {
+        text.push_str(&format!("{}\n", printable(one.path.as_os_str().as_encoded_bytes())));
+        let program = if one.executable { "a program, " } else { "" };
+        text.push_str(&format!("    {program}{} bytes, blake3 {}\n", one.size, one.hash.to_hex()));
+        if let Some(declares) = &one.text {
+            indent(&mut text, if one.path.ends_with("SKILL.md") { front_matter(declares) } else { declares });
+        }
+    }
+    text.push_str(&match (&shown.changed, shown.trusted) {
+        (_, true) => "trusted: sessions here go by it\n".to_owned(),
+        (None, false) => {
+            format!("not trusted: it does not count; to let it, type postern trust --accept {}\n", shown.hash)
+        }
+        (Some(changed), false) => format!(
+            "changed since it was trusted, which does not count: {changed}; to let it, type postern trust --accept {}\n",
+            shown.hash
+        ),
     });
     Ok(text)
+}
+
+fn indent(text: &mut String, what: &str) {
+    text.extend(what.lines().map(|line| format!("    {}\n", printable(line.as_bytes()))));
+}
+
+/// What a skill declares, to the line that ends it; everything where there is no such line.
+fn front_matter(text: &str) -> &str {
+    let mut at = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        at += line.len();
+        if number > 0 && line.trim_end() == "---" {
+            return text.get(..at).unwrap_or(text);
+        }
+    }
+    text
 }

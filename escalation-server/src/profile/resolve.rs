@@ -355,9 +355,9 @@ impl Reach {
 
     /// With what one more profile may write.
     pub(crate) fn and(mut self, profile: &Resolved) -> Self {
-        let more =
-            Self::of([profile]).0.into_iter().filter(|root| !self.0.contains(root)).collect::<Vec<_>>();
-        self.0.extend(more);
+        let new = Self::of([profile]).roots.into_iter().filter(|root| !self.roots.contains(root));
+        let new: Vec<_> = new.collect();
+        self.roots.extend(new);
         self
     }
 

@@ -109,8 +109,19 @@ impl Placeholder {
     /// # Errors
     /// As for creating files; and if something else is there by now.
     pub(crate) fn place(leases: &Leases, paths: &[PathBuf]) -> io::Result<Vec<Self>> {
-        let _alone = leases.exclusively()?;
-        paths.iter().filter_map(|path| Self::place_one(leases, path).transpose()).collect()
+        let alone = leases.exclusively()?;
+        let mut placed = Vec::new();
+        for path in paths {
+            match Self::place_one(leases, path) {
+                Ok(one) => placed.extend(one),
+                Err(error) => {
+                    // Each of those that are taken away again waits for its turn.
+                    drop(alone);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(placed)
     }
 
     /// The descriptor that holds the lease.
@@ -284,7 +295,9 @@ mod tests {
     fn something_of_somebody_elses_is_an_error() {
         let (_directory, leases, path) = world();
         fs::create_dir(&path).unwrap();
-        assert!(Placeholder::place(&leases, std::slice::from_ref(&path)).is_err());
+        let other = path.with_file_name(".other");
+        assert!(Placeholder::place(&leases, &[other.clone(), path.clone()]).is_err());
+        assert!(!other.exists());
         assert!(!leases.stand_for(&path) && path.is_dir());
     }
 }

@@ -10,6 +10,7 @@ use super::layers::Layers;
 use super::requirements::Requirements;
 use super::review::Reviewers;
 use super::shell_environment::{Fate, ShellEnvironment};
+use super::tree::Tree;
 use super::{rule_files, skills};
 use crate::flow::{Execution, Skill};
 use crate::policy::{ApprovalPolicy, LoadError, Policy, Requested};
@@ -81,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) skills: Vec<Skill>,
     /// Where they were looked for.
     pub(crate) skill_roots: Vec<PathBuf>,
+    /// The project's own, if they are trusted.
+    pub(super) project: Option<ProjectSkills>,
     /// What may be not held where there are no namespaces, by name.
     pub(crate) allow_weaker: Vec<String>,
     /// What of the caller's environment a sandboxed shell gets.
@@ -93,6 +96,13 @@ pub(crate) struct Config {
     pub(crate) said: Vec<String>,
     /// What the machine's operator denies to everybody: a profile that gives nothing.
     pub(super) required: Profile,
+}
+
+/// Skills of the project that is worked in, and the files that they are.
+#[derive(Debug)]
+pub(super) struct ProjectSkills {
+    pub(super) tree: Tree,
+    pub(super) skills: Vec<Skill>,
 }
 
 /// The profile of what the turn asks for.
@@ -145,6 +155,15 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         named.extend(profile.map(|profile| (profile.name.clone(), profile)));
         skills.push(skill);
     }
+    let project = layers.project_skills.map(|tree| -> Result<_, ConfigError> {
+        let mut skills = Vec::new();
+        for skills::Found { skill, profile } in skills::of_project(&tree, directories, &mut notes)? {
+            named.extend(profile.map(|profile| (profile.name.clone(), profile)));
+            skills.push(skill);
+        }
+        Ok(ProjectSkills { tree, skills })
+    });
+    let project = project.transpose()?;
     let mut paths = Vec::new();
     for directory in [Path::new(SYSTEM).join("rules"), directories.config.join("rules")] {
         paths.extend(rule_files::of(&directory)?);
@@ -185,6 +204,7 @@ pub(crate) fn load(options: &Options, directories: &Directories) -> Result<Confi
         requested,
         skills,
         skill_roots,
+        project,
         patience: layers.patience,
         timeout: options.timeout.map(Duration::from_secs),
         reviewers,

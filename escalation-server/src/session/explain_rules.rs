@@ -79,7 +79,7 @@ pub(crate) struct Explained {
 pub(crate) fn explain_rules(options: &Options, argv: &[Bytes]) -> Result<Explained, LaunchError> {
     let prepared = prepare(options)?;
     let given = argv.first().map(|zeroth| found(zeroth.as_slice())).unwrap_or_default();
-    let request = intake::imagined(&given, argv, &prepared.cwd, &prepared.config.skills, &prepared.reach);
+    let request = intake::imagined(&given, argv, &prepared);
     let subject = Subject::of(&request, &given);
     let config = &prepared.config;
     let judgement = policy::judge(&config.policy, &subject, &config.default_execution, &prepared.stance());

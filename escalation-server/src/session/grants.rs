@@ -99,6 +99,11 @@ impl Grants {
         self.named.borrow().get(name).cloned()
     }
 
+    /// The state directory.
+    pub(super) fn state(&self) -> &Path {
+        &self.grounds.directories.state
+    }
+
     /// Changes when sandboxes come to reach more.
     pub(super) fn age(&self) -> u64 {
         self.age.get()
@@ -255,6 +260,7 @@ impl Session {
             }
             // From here to the next wait nothing else is judged.
             let reach = Reach::clone(&self.grants.reach()).and(&profile);
+            self.hold_project(&reach);
             *self.grants.reach.borrow_mut() = Rc::new(reach);
             self.grants.age.set(self.grants.age.get() + 1);
             self.forget_hashes();

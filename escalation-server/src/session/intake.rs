@@ -1,7 +1,7 @@
 //! Untrusted bytes become a request here and nowhere else. Who asks, from where and for which file
 //! is the kernel's word.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,7 @@ use postern_shim::wire::{self, Bytes, Kind, Layer, Plea, ShellContext};
 
 use super::asker::Asker;
 use super::hashbang::{Hashbang, LOOKED_AT};
+use super::launch::Prepared;
 use super::rerun::reopen;
 use super::server::Session;
 use crate::flow::{Attested, ContextId, Cwd, Executable, FileIdentity, Request, Shape, Skill};
@@ -133,7 +134,18 @@ pub(super) async fn read(
     };
     let mut begins_with_interpreter = false;
     let known = exe.as_ref().map(|exe: &Executable| exe.path.clone());
-    built.skill = exe.as_ref().and_then(|exe| skill(&session.skills, &reach, &built, exe));
+    built.skill = exe.as_ref().and_then(|exe| {
+        let told = built.argv.get(1);
+        let project = session.project_skills(&exe.path, told, built.attested.cwd.as_ref());
+        let project = project.and_then(|project| skill(&project.skills, &project.reach(), &built, exe));
+        project.or_else(|| skill(&session.skills, &reach, &built, exe))
+    });
+    // Only as its skill's script is a file of the project one that nobody has written; to rules it is
+    // any other.
+    let reach = session.reach_of(&built);
+    if let Some(exe) = &mut exe {
+        exe.agent_writable = reach.could_change(&exe.path);
+    }
     let policy = session.policy();
     let named = |path: &PathBuf| policy.concerns(path);
     let looks = session.stance.looks() || built.wish.is_some() || session.granted(context).is_some();
@@ -151,7 +163,7 @@ pub(super) async fn read(
 }
 
 /// A command as it would be asked for from a directory, with nobody asking.
-pub(super) fn imagined(given: &Path, argv: &[Bytes], cwd: &Path, skills: &[Skill], reach: &Reach) -> Request {
+pub(super) fn imagined(given: &Path, argv: &[Bytes], prepared: &Prepared) -> Request {
     let opened = |path: &Path| {
         let path = CString::new(path.canonicalize().ok()?.as_os_str().as_bytes()).ok()?;
         process::open_exactly(&path).ok()
@@ -164,7 +176,7 @@ pub(super) fn imagined(given: &Path, argv: &[Bytes], cwd: &Path, skills: &[Skill
             ppid: 0,
             uid: nix::unistd::geteuid().as_raw(),
             exe: None,
-            cwd: opened(cwd).as_ref().and_then(seen_cwd),
+            cwd: opened(&prepared.cwd).as_ref().and_then(seen_cwd),
         },
         path: Bytes(given.as_os_str().as_bytes().to_vec()),
         argv: argv.to_vec(),
@@ -181,10 +193,15 @@ pub(super) fn imagined(given: &Path, argv: &[Bytes], cwd: &Path, skills: &[Skill
         wish: None,
     };
     let handle = opened(given);
-    let seen = handle.as_ref().and_then(|handle| seen_executable(handle, reach).ok().flatten());
+    let plain = &prepared.reach;
+    let seen = handle.as_ref().and_then(|handle| seen_executable(handle, plain).ok().flatten());
     if let Some((mut exe, outside)) = seen {
+        let held = prepared.config.project.as_ref().zip(prepared.held.as_ref());
+        let of_project = held.and_then(|(project, reach)| skill(&project.skills, reach, &built, &exe));
+        let reach = if of_project.is_some() { prepared.held.as_ref().unwrap_or(plain) } else { plain };
+        exe.agent_writable = reach.could_change(&exe.path);
         exe.shape = shape(&outside, reach).0;
-        built.skill = skill(skills, reach, &built, &exe);
+        built.skill = of_project.or_else(|| skill(&prepared.config.skills, plain, &built, &exe));
         built.path_holds = holds(given, &exe, reach);
         built.attested.exe = Some(exe);
     }
@@ -368,7 +385,7 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
             continue;
         }
         at.push(&part);
-        if reach.could_change(&at) {
+        if reach.could_change(&at) && !reach.is_the_way(&at, left.last().map(OsString::as_os_str)) {
             return None;
         }
         if let Ok(target) = std::fs::read_link(&at) {
@@ -387,7 +404,7 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
 }
 
 /// A path's parts, last first.
-fn parts(path: &Path) -> Vec<std::ffi::OsString> {
+fn parts(path: &Path) -> Vec<OsString> {
     let kept = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some("..".into()),

@@ -16,6 +16,7 @@ use super::config::{self, Config, ConfigError, Options};
 use super::directories::Directories;
 use super::grants::Named;
 use super::grounds::Grounds;
+use super::held::{self, HeldSkills};
 use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::policy::Stance;
@@ -85,6 +86,8 @@ fn io_error<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> LaunchE
 pub(crate) struct Prepared {
     directories: Directories,
     pub(super) config: Config,
+    /// Within which the project's own skills cannot be changed.
+    pub(super) held: Option<Reach>,
     pub(super) bases: Bases,
     grounds: Grounds,
     pub(crate) turn: Resolved,
@@ -134,7 +137,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
         };
         return Err(LaunchError::PassFd { number, what });
     }
-    let config = config::load(options, &directories)?;
+    let mut config = config::load(options, &directories)?;
     directories
         .make_state()
         .map_err(|error| LaunchError::State { path: directories.state.clone(), error })?;
@@ -154,7 +157,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &real, &mut notes)?;
     let grounds = Grounds::new(&config, &directories, &bases, &real)?;
     let mut turn = grounds.turn(&real)?;
-    let named = config
+    let mut named = config
         .named
         .values()
         .map(|profile| {
@@ -168,7 +171,22 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
             Ok((profile.name.clone(), Rc::new(resolved)))
         })
         .collect::<Result<Named, LaunchError>>()?;
-    let reach = reach(&config, &turn, &named);
+    let mut reach = self::reach(&config, &turn, &named);
+    let temporary = bases.slash_tmp.iter().chain([&bases.tmpdir]);
+    let held = config.project.as_ref().map(|project| {
+        held::hold(&project.tree, &reach, abilities.hold_below_writable(), temporary, &directories.state)
+    });
+    let held = held.transpose().unwrap_or_else(|why| {
+        notes.push(why.clone());
+        config.said.push(why);
+        for skill in config.project.take().into_iter().flat_map(|project| project.skills) {
+            config.named.remove(skill.execution.written());
+            named.remove(skill.execution.written());
+        }
+        // What their profiles would have written nobody writes.
+        reach = self::reach(&config, &turn, &named);
+        None
+    });
     if let Some(reviewer) = config.reviewers.programs().find(|reviewer| !executable(&reviewer.program)) {
         return Err(LaunchError::Reviewer(reviewer.program.clone()));
     }
@@ -215,6 +233,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     Ok(Prepared {
         directories,
         config,
+        held,
         bases,
         grounds,
         turn,
@@ -291,7 +310,7 @@ fn new_id() -> io::Result<String> {
 }
 
 /// The project: the git root above the working directory, else that itself.
-fn project_of(cwd: &Path) -> &Path {
+pub(super) fn project_of(cwd: &Path) -> &Path {
     cwd.ancestors().find(|path| path.join(".git").symlink_metadata().is_ok()).unwrap_or(cwd)
 }
 
@@ -351,7 +370,8 @@ fn bases(
 fn granted(config: &Config) -> impl Iterator<Item = &String> {
     let executions = config.policy.rules().iter().filter_map(|rule| rule.allowed.execution.as_ref());
     let requested = config.requested.iter().map(|requested| &requested.execution);
-    let skills = config.skills.iter().map(|skill| &skill.execution);
+    let project = config.project.iter().flat_map(|project| &project.skills);
+    let skills = config.skills.iter().chain(project).map(|skill| &skill.execution);
     executions.chain([&config.default_execution]).chain(requested).chain(skills).filter_map(|execution| {
         match execution {
             Execution::Permissions(name) => Some(name),
@@ -472,6 +492,11 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
             amended,
             stance,
             skills: prepared.config.skills,
+            project: prepared
+                .config
+                .project
+                .zip(prepared.held)
+                .map(|(project, reach)| HeldSkills::new(project, reach)),
             default_execution: prepared.config.default_execution,
             grounds: prepared.grounds,
             named: prepared.named,

@@ -9,11 +9,13 @@ use serde::Deserialize;
 use super::config::{Choice, ConfigError, MODES, Options, REQUESTED, choose, read};
 use super::directories::{Directories, SYSTEM};
 use super::grants::{GRANTED, WISHED};
+use super::launch::project_of;
 use super::permissions::{PermissionsTable, expand, permissions};
 use super::review::{self, Reviewers};
 use super::shell_environment;
 use super::skills;
-use super::trust::{Project, Text, was_trusted};
+use super::tree::{Tree, place};
+use super::trust::{self, Project, Text, was_trusted};
 use crate::flow::Execution;
 use crate::policy::{ApprovalPolicy, Granular};
 use crate::profile::{self, Profile};
@@ -83,6 +85,8 @@ pub(super) struct Layers {
     pub(super) rules: Vec<PathBuf>,
     pub(super) project_rules: Vec<Text>,
     pub(super) skills: Vec<PathBuf>,
+    /// The project's own, if they are trusted.
+    pub(super) project_skills: Option<Tree>,
     pub(super) max_mib: u64,
 }
 
@@ -130,6 +134,7 @@ impl Layers {
             rules: Vec::new(),
             project_rules: projects.into_iter().flat_map(|project| project.rules).collect(),
             skills: options.skills.clone(),
+            project_skills: project_skills(directories, notes, said),
             max_mib: 512,
         };
         for (path, file) in files {
@@ -288,6 +293,30 @@ fn projects(directories: &Directories, notes: &mut Vec<String>, said: &mut Vec<S
         }
     }
     trusted
+}
+
+/// The skills of the project that is worked in, if they are trusted. Those of directories between it and
+/// the working directory lie where a sandbox writes, and above it lies somebody else's.
+fn project_skills(
+    directories: &Directories,
+    notes: &mut Vec<String>,
+    said: &mut Vec<String>,
+) -> Option<Tree> {
+    let cwd = std::env::current_dir().ok()?;
+    let project = project_of(&cwd);
+    match trust::skills(project, directories) {
+        trust::Skills::Absent => None,
+        trust::Skills::Trusted(tree) => Some(tree),
+        trust::Skills::Unknown { why, relied_on } => {
+            let what = format!("{} does not count: {why}", place(project).display());
+            if relied_on {
+                said.push(what)
+            } else {
+                notes.push(what)
+            }
+            None
+        }
+    }
 }
 
 impl File {

@@ -12,6 +12,7 @@ mod explain_rules;
 mod grants;
 mod grounds;
 mod hashbang;
+mod held;
 mod intake;
 mod launch;
 mod layers;
@@ -28,6 +29,7 @@ mod settle;
 mod shell_environment;
 mod skills;
 mod sockets;
+mod tree;
 mod trust;
 
 pub(crate) use crate::policy::Amendment;

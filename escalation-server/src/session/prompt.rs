@@ -34,7 +34,7 @@ pub(super) async fn ask(
     question: &Question,
     asker: &Asker,
 ) -> (Decision, Value) {
-    let arguments = Arguments::of(request, &kept(rerun), &session.grants.reach());
+    let arguments = Arguments::of(request, &kept(rerun), &session.reach_of(request));
     let hash = program_hash(session, request, handles, rerun);
     let mut asked = self::asked(session, request, rerun, question, &arguments, hash.as_deref());
     let rule = session.amended().filter(|_| asked.lasting == Lasting::Also);
@@ -91,7 +91,8 @@ pub(super) async fn ask(
     // A copy that was made before stays as it was; what has none is looked at again.
     let same = || {
         session.grants.age() == handles.age
-            && Arguments::of(request, &kept(rerun), &session.grants.reach()) == arguments
+            && session.skill_stands(request)
+            && Arguments::of(request, &kept(rerun), &session.reach_of(request)) == arguments
             && (rerun.is_some_and(|rerun| rerun.blake3.is_some())
                 || program_hash(session, request, handles, rerun) == hash)
     };

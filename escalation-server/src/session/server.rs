@@ -18,6 +18,7 @@ use super::asker::Asker;
 use super::control::{Control, prompt_id};
 use super::grants::{Grants, Named};
 use super::grounds::Grounds;
+use super::held::{HeldSkills, Opened};
 use super::review::Reviewers;
 use super::scripts::Script;
 use super::{environ, intake, pipeline, sockets};
@@ -47,6 +48,9 @@ pub(super) struct Session {
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
     pub(super) grants: Grants,
+    /// Those of the project.
+    pub(super) project: Option<HeldSkills>,
+    pub(super) opened: Opened,
     /// The caller's environment.
     pub(super) baseline: Vec<Bytes>,
     /// What of it the shell was given.
@@ -101,6 +105,7 @@ pub(super) struct Setup {
     pub(super) stance: Stance,
     pub(super) skills: Vec<Skill>,
     pub(super) grounds: Grounds,
+    pub(super) project: Option<HeldSkills>,
     pub(super) named: Named,
     pub(super) baseline: Vec<Bytes>,
     pub(super) given: Vec<Bytes>,
@@ -214,6 +219,8 @@ async fn serve_async(setup: Setup) {
         stance: setup.stance,
         skills: setup.skills,
         grants: Grants::new(setup.grounds, Rc::clone(&turn), setup.named, setup.reach),
+        project: setup.project,
+        opened: Opened::of(&setup.state, &setup.id),
         baseline: setup.baseline,
         given: setup.given,
         tmpdir: setup.tmpdir.clone(),
@@ -274,11 +281,13 @@ async fn serve_async(setup: Setup) {
                 }
                 Some((Report::ShellStarted { pid }, _)) => session.shell.set(Some(pid)),
                 Some((Report::Covered { path, gap_us }, _)) => {
+                    session.uncovered(path.as_slice());
                     let path = crate::flow::text::to_json(path.as_slice());
                     let body = json!({ "path": path, "gap_us": gap_us });
                     let _unrecorded = recorder.session_event("re-masked", &body);
                 }
                 Some((Report::Uncovered { path, what }, _)) => {
+                    session.uncovered(path.as_slice());
                     let path = crate::flow::text::to_json(path.as_slice());
                     let body = json!({ "path": path, "reason": what });
                     let _unrecorded = recorder.session_event("unmasked", &body);

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::config::{ConfigError, Options};
 use super::directories::{Directories, SYSTEM};
 use super::launch::{LaunchError, prepare, real};
+use super::tree::Tree;
 use crate::flow::text::printable;
 use crate::flow::{Execution, Skill};
 use crate::profile::{Access, Base, Entry, Place, Profile, from_json, to_json};
@@ -59,6 +60,50 @@ pub(crate) fn roots(named: &[PathBuf], directories: &Directories) -> Result<Vec<
     Ok(roots)
 }
 
+/// How deep below a root a skill may lie.
+const DEEPEST: usize = 6;
+
+/// Where the text of a file comes from; none if there is no such file.
+type Texts<'a> = dyn Fn(&Path) -> std::io::Result<Option<String>> + 'a;
+
+fn from_disk(path: &Path) -> std::io::Result<Option<String>> {
+    match path.symlink_metadata() {
+        Ok(_) => std::fs::read_to_string(path).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Finds the skills of a project among files that were read before: what they say is what was trusted.
+///
+/// # Errors
+/// As [`discover`].
+pub(super) fn of_project(
+    tree: &Tree,
+    directories: &Directories,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Found>, ConfigError> {
+    let texts = |path: &Path| Ok(tree.text(path).map(str::to_owned));
+    let mut skills: Vec<Found> = Vec::new();
+    let mut at: Vec<&Path> = tree
+        .files
+        .iter()
+        .filter(|file| file.path.file_name().is_some_and(|name| name == "SKILL.md"))
+        .filter_map(|file| file.path.parent())
+        .collect();
+    // The outermost first: below a skill there is none.
+    at.sort_by_key(|path| path.components().count());
+    for directory in at {
+        let below = directory.strip_prefix(&tree.root).unwrap_or(directory);
+        let hidden = below.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"."));
+        let inner = skills.iter().any(|found| directory.starts_with(&found.skill.directory));
+        if !hidden && !inner && below.components().count() <= DEEPEST {
+            skills.push(read(directory, &tree.root, &texts, directories, notes)?);
+        }
+    }
+    skills.sort_by(|one, other| one.skill.directory.cmp(&other.skill.directory));
+    Ok(skills)
+}
+
 /// Finds every skill below some directories.
 ///
 /// # Errors
@@ -68,7 +113,6 @@ pub(crate) fn discover(
     directories: &Directories,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Found>, ConfigError> {
-    const DEEPEST: usize = 6;
     const MOST: usize = 2000;
     let mut skills: Vec<Found> = Vec::new();
     for root in roots {
@@ -83,7 +127,7 @@ pub(crate) fn discover(
             let error = |error| ConfigError::Read { path: directory.clone(), error };
             if directory.join("SKILL.md").symlink_metadata().is_ok() {
                 if !skills.iter().any(|found| found.skill.directory == directory) {
-                    skills.push(read(&directory, directories, notes)?);
+                    skills.push(read(&directory, root, &from_disk, directories, notes)?);
                 }
                 continue;
             }
@@ -104,19 +148,24 @@ pub(crate) fn discover(
     Ok(skills)
 }
 
-fn read(directory: &Path, directories: &Directories, notes: &mut Vec<String>) -> Result<Found, ConfigError> {
-    let text = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_path_buf(), error })
-    };
+fn read(
+    directory: &Path,
+    root: &Path,
+    texts: &Texts<'_>,
+    directories: &Directories,
+    notes: &mut Vec<String>,
+) -> Result<Found, ConfigError> {
+    let failed = |path: &Path, error| ConfigError::Read { path: path.to_path_buf(), error };
+    let text = |path: &Path| texts(path).map_err(|error| failed(path, error));
     let (file, more) = (directory.join("SKILL.md"), directory.join("agents/openai.yaml"));
-    let whole = text(&file)?;
+    let whole = text(&file)?.ok_or_else(|| failed(&file, std::io::ErrorKind::NotFound.into()))?;
     let (front, before) = front_matter(&whole, &file)?;
     let front_matter: FrontMatter = yaml(front, &file, before)?;
     let mut metadata = vec![file.clone()];
     let mut declared = front_matter.permissions.map(|value| (value, &file, &whole));
     let other;
-    if more.symlink_metadata().is_ok() {
-        other = text(&more)?;
+    if let Some(found) = text(&more)? {
+        other = found;
         metadata.push(more.clone());
         if let Some(value) = yaml::<Metadata>(&other, &more, 0)?.permissions {
             if declared.is_some() {
@@ -149,7 +198,8 @@ fn read(directory: &Path, directories: &Directories, notes: &mut Vec<String>) ->
         Some(profile) => Execution::Permissions(profile.name.clone()),
         None => Execution::TurnDefault,
     };
-    Ok(Found { skill: Skill { name, directory: directory.to_path_buf(), execution, metadata }, profile })
+    let (directory, root) = (directory.to_path_buf(), root.to_path_buf());
+    Ok(Found { skill: Skill { name, directory, root, execution, metadata }, profile })
 }
 
 /// The text between the first two lines `---`, and how many lines come before it.
@@ -264,6 +314,8 @@ fn permissions(
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) directory: String,
+    /// Where it was looked for.
+    pub(crate) root: String,
     /// What it declares, as JSON.
     pub(crate) profile: Option<Value>,
     /// The same, as it would hold here.
@@ -276,7 +328,8 @@ pub(crate) struct Declared {
 /// As for the start of a session.
 pub(crate) fn list_skills(options: &Options) -> Result<(Vec<Declared>, Vec<String>), LaunchError> {
     let prepared = prepare(options)?;
-    let declared = prepared.config.skills.iter().map(|skill| {
+    let project = prepared.config.project.iter().flat_map(|project| &project.skills);
+    let declared = prepared.config.skills.iter().chain(project).map(|skill| {
         let name = match &skill.execution {
             Execution::Permissions(name) => Some(name),
             _ => None,
@@ -286,6 +339,7 @@ pub(crate) fn list_skills(options: &Options) -> Result<(Vec<Declared>, Vec<Strin
         Declared {
             name: skill.name.clone(),
             directory: skill.directory.display().to_string(),
+            root: skill.root.display().to_string(),
             profile: profile.map(to_json),
             gives: resolved.map(|resolved| {
                 let entry =
@@ -298,7 +352,8 @@ pub(crate) fn list_skills(options: &Options) -> Result<(Vec<Declared>, Vec<Strin
         }
     });
     let declared = declared.collect();
-    let notes = prepared.config.notes.clone();
+    // What is said at a start is worth a word here too.
+    let notes = prepared.config.notes.iter().chain(&prepared.config.said).cloned().collect();
     prepared.discard();
     Ok((declared, notes))
 }
