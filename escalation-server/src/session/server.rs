@@ -36,7 +36,7 @@ use crate::sys::{process, socket};
 const MOST_REQUESTS: usize = 4096;
 
 /// What stays the same as long as nobody has written a file: device, inode, size, mtime, ctime.
-type Unchanged = (u64, u64, u64, i64, i64);
+type Unchanged = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// All that a request is judged by and carried out with.
 #[derive(Debug)]
@@ -617,7 +617,9 @@ impl Session {
     /// BLAKE3 of a file; remembered for one that no sandbox can write, as long as it looks the same.
     pub(super) fn hash(&self, file: &OwnedFd, exe: &Executable) -> Option<String> {
         let stat = nix::sys::stat::fstat(file).ok()?;
-        let key = (exe.file.dev, exe.file.ino, exe.file.size, stat.st_mtime, stat.st_ctime);
+        let written = (stat.st_mtime, stat.st_mtime_nsec);
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        let key = (exe.file.dev, exe.file.ino, exe.file.size, written, changed);
         if let Some(known) = self.hashes.borrow().get(&key) {
             return Some(known.clone());
         }
