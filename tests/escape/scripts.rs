@@ -253,3 +253,22 @@ fn an_interpreter_that_the_sandbox_could_change_gets_nothing() {
         }
     });
 }
+
+#[test]
+fn a_way_full_of_links_makes_no_other_file_the_script() {
+    for_each_user(|world| {
+        // By its text this is the file outside, by its links the one of the workspace.
+        let kept = world.write("outside/kept", "as it was\n");
+        std::fs::create_dir_all(world.workspace.join("x/y")).unwrap();
+        std::fs::create_dir(world.workspace.join("outside")).unwrap();
+        symlink("x/y", world.workspace.join("l")).unwrap();
+        executable(world, "ws/outside/kept", &format!("#!/bin/sh\nexec cat {}\n", kept.display()));
+        world.own();
+        let child =
+            start(world, "unsandboxed", Path::new("kept"), "$PWD/l/../../outside/kept; $PWD/outside/kept");
+        approve(world);
+        approve(world);
+        let output = end(child);
+        assert_eq!(stdout(&output), "as it was\nas it was", "{}", text(&output.stderr));
+    });
+}
