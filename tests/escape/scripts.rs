@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use postern_tests::{World, eventually, finish, for_each_user, prefix, stdout, text};
 use serde_json::Value;
@@ -143,7 +144,7 @@ fn a_script_runs_as_it_was_asked_about_whatever_lies_there_after() {
 
 #[test]
 fn nor_does_a_file_that_is_exchanged_all_the_time() {
-    const ROUNDS: usize = 24;
+    const ROUNDS: usize = 16;
     const LEAST: u32 = 1000;
     for_each_user(|world| {
         let swapper = compiled(world, "swapper", SWAPPER, &[]);
@@ -152,7 +153,7 @@ fn nor_does_a_file_that_is_exchanged_all_the_time() {
         world.own();
         for execution in ["unsandboxed", "network"] {
             let _none = std::fs::remove_file(world.workspace.join("stop"));
-            // The first one says how the good one looks; the second ends the rounds.
+            // The first one says how the good one looks.
             let script = format!(
                 "./tool; {} tool evil {LEAST} & for n in {{1..{ROUNDS}}}; do ./tool $n; ./evil $n; done 2>/dev/null; touch stop; wait",
                 swapper.display()
@@ -165,7 +166,9 @@ fn nor_does_a_file_that_is_exchanged_all_the_time() {
             command.arg("--rules").arg(world.write("r.rules", rules)).args(["--", "-fc", &script]);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
             let (mut good, mut asked) = (None, 0);
+            let deadline = Instant::now() + Duration::from_secs(120);
             while child.try_wait().unwrap().is_none() {
+                assert!(Instant::now() < deadline, "the rounds do not end");
                 let Some((id, runs)) = prompt(world) else { continue };
                 let hash = runs.split("blake3 ").nth(1).unwrap().to_owned();
                 let good = good.get_or_insert(hash.clone());
@@ -177,7 +180,7 @@ fn nor_does_a_file_that_is_exchanged_all_the_time() {
             let swapped = out.lines().find_map(|line| line.strip_prefix("swapped ")?.parse::<u32>().ok());
             assert!(swapped.unwrap() >= LEAST, "{out}");
             assert!(!out.contains("evil"), "{out}");
-            assert!(asked > ROUNDS / 4 && out.matches("good").count() > 3, "{asked}: {out}");
+            assert!(asked > ROUNDS / 4 && out.matches("good").count() > 1, "{asked}: {out}");
         }
     });
 }
