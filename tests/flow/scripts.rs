@@ -180,6 +180,9 @@ fn a_sandbox_serves_it_whatever_else_it_serves() {
         let output = end(child);
         assert_eq!(stdout(&output), "126");
         assert!(text(&output.stderr).contains("date (forbidden by rule"), "{}", text(&output.stderr));
+        let records = world.records();
+        let mut copied = records.iter().filter(|record| record["script"].is_object());
+        assert!(copied.all(|record| record["script"]["no_new_privs"] == true), "{records:#?}");
     });
 }
 

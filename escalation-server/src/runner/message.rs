@@ -57,7 +57,7 @@ pub(crate) fn terminated(strings: &[Bytes]) -> io::Result<Bytes> {
 /// A command whose files the server finds by their names ([`Report::Served`]), from its exec on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Names {
-    /// Whether its process, if nothing else confines it, first gives up to become another user by an exec.
+    /// Whether its process gives up to become another user by an exec, as one in a sandbox always does.
     pub(crate) no_new_privileges: bool,
 }
 

@@ -69,7 +69,7 @@ pub(super) fn names(abilities: &Abilities, confined: bool) -> Result<Names, Stri
             "{CANNOT}: kernel.yama.ptrace_scope keeps Postern from seeing which files a command opens"
         ));
     }
-    Ok(Names { no_new_privileges: !confined && !abilities.privileged })
+    Ok(Names { no_new_privileges: confined || !abilities.privileged })
 }
 
 impl Script {
