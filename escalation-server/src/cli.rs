@@ -416,10 +416,11 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         }
         Some(Command::Request(arguments)) => status(front::request(arguments).map(|text| say(&text))),
         Some(Command::Exec { session, wish, timeout, command }) => match wish.wish() {
-            Ok(Some(wish))
-                if *session == SessionArguments::default() && timeout.is_none() && front::inside() =>
-            {
-                front::ask(wish, &command).unwrap_or_else(|what| status(Err(what)))
+            Ok(Some(wish)) if front::inside() => {
+                let plain = *session == SessionArguments::default() && timeout.is_none();
+                let what = "inside a session `exec` asks that session, and takes none of the options of one";
+                let asked = if plain { front::ask(wish, &command) } else { Err(what.to_owned()) };
+                asked.unwrap_or_else(|what| status(Err(what)))
             }
             Ok(wish) => {
                 let mut zsh: Vec<OsString> =

@@ -111,10 +111,58 @@ fn a_program_that_a_grant_lets_the_agent_write_is_no_rules_program_any_more() {
 }
 
 #[test]
+fn what_runs_with_more_is_not_changed_by_what_is_granted_meanwhile() {
+    for_each_user(|world| {
+        // It reads itself as it goes.
+        let tool = world.write(
+            "outside/long",
+            "#!/bin/bash\ntouch started\nuntil [[ -e go ]]; do sleep 0.05; done\necho done\n",
+        );
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let rules = format!("prefix_rule(['{}'], execution = 'unsandboxed')\n", tool.display());
+        let script = format!(
+            "{tool} & until [[ -e started ]] sleep 0.05\n\
+             {program} request --write {out}; print rc $?\n\
+             print 'id > {root}/escaped' >> {tool}; : > go; wait $!; print end $?\n\
+             {program} request --write {out}; print rc $?",
+            tool = tool.display(),
+            program = postern(),
+            out = world.outside.display(),
+            root = world.root.display()
+        );
+        let mut command = world.postern();
+        command.arg("--rules").arg(world.write("grant.rules", rules)).args(["--", "-fc", &script]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut ended = false;
+        eventually("the script ends", || {
+            ended = ended || child.try_wait().unwrap().is_some();
+            let list = finish(world.postern().args(["approve", "--list"]));
+            for prompt in text(&list.stdout).lines().filter_map(|line| line.strip_prefix("prompt ")) {
+                let _withdrawn = finish(world.postern().args(["approve", &prompt[..6], "--session"]));
+            }
+            ended
+        });
+        let output = child.wait_with_output().unwrap();
+        let (said, stderr) = (stdout(&output), text(&output.stderr));
+        assert!(
+            said.starts_with("rc 126\n") && said.contains("end 0\n") && said.ends_with("rc 0"),
+            "{said} {stderr}"
+        );
+        assert!(
+            stderr.contains("runs with more than the sandbox has, and goes by what could then be written"),
+            "{stderr}"
+        );
+        assert!(!world.root.join("escaped").exists());
+    });
+}
+
+#[test]
 fn nothing_is_left_of_a_grant_whose_time_is_over() {
     for_each_user(|world| {
         let script = format!(
-            "{} request --write {out} || exit 1; touch {out}/a; print $?; sleep 2.2; touch {out}/b; print $?",
+            "{} request --write {out} || exit 1; touch {out}/a; print $?\n\
+             sh -c 'sleep 2.5; touch {out}/b' & sh -c 'trap \"\" HUP TERM; setsid sleep 2.5; touch {out}/b' &\n\
+             wait; touch {out}/b; print $?",
             postern(),
             out = world.outside.display()
         );

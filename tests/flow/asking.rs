@@ -177,13 +177,21 @@ fn what_cannot_be_had_is_refused_by_name_and_nobody_is_asked() {
             secret.parent().unwrap().display()
         );
         let config = world.write("c.toml", config);
+        let prefix = postern_tests::prefix().display();
         std::fs::create_dir_all(world.root.join("home/.agents/skills")).unwrap();
+        std::fs::create_dir_all(world.root.join("home/.config/postern")).unwrap();
         world.own();
         let file = |name: &str, json: &str| world.write(name, json).display().to_string();
         let rows: Vec<(String, &str)> = vec![
             (format!("--write {home}/.config/postern"), "which holds Postern's own files"),
+            (format!("--write {home}/.config/none"), "No such file or directory"),
+            (format!("--write {prefix}/bin"), "which holds Postern's own files"),
+            (format!("--write {prefix}/libexec"), "which holds Postern's own files"),
+            (format!("--write {prefix}/share/postern"), "which holds Postern's own files"),
+            ("--write /dev/shm".to_owned(), "is each sandbox's own"),
+            ("--read /proc/self/root/etc".to_owned(), "is each sandbox's own"),
             (format!("--write {home}"), "which holds Postern's own files"),
-            ("--write /".to_owned(), "which holds Postern's own files"),
+            ("--write /".to_owned(), "paths can be asked for, to read and to write"),
             (format!("--write {home}/.agents"), "holds skills"),
             (format!("--read {}", secret.display()), "is denied, and nothing but the configuration opens it"),
             (String::new(), "it asks for nothing"),
@@ -199,7 +207,7 @@ fn what_cannot_be_had_is_refused_by_name_and_nobody_is_asked() {
                         "{\"fileSystem\": {\"entries\": [{\"path\": {\"type\": \"glob_pattern\", \"pattern\": \"/**/x\"}, \"access\": \"none\"}]}}"
                     )
                 ),
-                "of at most 32 places",
+                "paths can be asked for, to read and to write",
             ),
             (
                 format!(
@@ -262,5 +270,74 @@ fn policies_say_who_may_ask_for_more() {
         }
         let plain = finish(world.postern().args(["request", "--network"]));
         assert!(text(&plain.stderr).contains("and this is none"), "{}", text(&plain.stderr));
+    });
+}
+
+#[test]
+fn what_runs_under_a_grant_asks_for_the_next_one_and_ends_with_the_last() {
+    for_each_user(|world| {
+        let (out, program) = (&world.outside, program());
+        std::fs::create_dir_all(out.join("one")).unwrap();
+        std::fs::create_dir_all(out.join("two")).unwrap();
+        world.own();
+        let script = format!(
+            "{program} request --write {0}/one || exit 1\n\
+             {shell} -fc '{program} request --write {0}/two && touch {0}/one/x {0}/two/x; echo both $?'\n\
+             bash -c 'touch {0}/two/started; sleep 60; touch {0}/two/late' & wait $!; print ended $?\n\
+             touch {0}/two/after; print after $?",
+            out.display(),
+            shell = postern_tests::prefix().join("bin/posternsh").display(),
+        );
+        let child = start_with(world, &[], "", &script);
+        answer(world, &prompts(world, 1).remove(0), &["--session"]);
+        eventually("the next one asks", || {
+            let waiting = states(world)[0]["waiting"].as_array().unwrap().clone();
+            waiting.first().is_some_and(|prompt| {
+                let shown = whole(world, prompt);
+                // What holds already is part of it.
+                shown.contains("/one (the shell: read)") && shown.contains("/two (the shell: read)")
+            })
+        });
+        answer(world, &prompts(world, 1).remove(0), &["--session"]);
+        eventually("something runs under it", || out.join("two/started").exists());
+        let granted = states(world)[0]["grants"].as_array().unwrap().clone();
+        assert_eq!(granted.len(), 1, "{granted:?}");
+        let revoked = approve(world, &["--revoke", granted[0]["id"].as_str().unwrap()]);
+        assert_eq!(status(&revoked), 0, "{}", text(&revoked.stderr));
+        let output = end(child);
+        let said = stdout(&output);
+        assert!(
+            said.contains("both 0\n") && said.ends_with("ended 137\nafter 1"),
+            "{said} {}",
+            text(&output.stderr)
+        );
+        assert!(out.join("two/x").exists() && !out.join("two/late").exists());
+        assert_eq!(events(&world.records(), "lapsed").len(), 1);
+    });
+}
+
+#[test]
+fn a_wish_adds_to_what_was_granted_and_says_where_it_comes_from() {
+    for_each_user(|world| {
+        let (out, program) = (&world.outside, program());
+        let file = world.write("more.json", r#"{"network": {"enabled": true}}"#);
+        let script = format!(
+            "{program} request --write {0} || exit 1\n\
+             {program} exec --additional-permissions {1} -- sh -c 'touch {0}/x && ls /sys/class/net'; print $?\n\
+             bash -c '{program} exec --sandbox-permissions require_escalated -- true'; print $?",
+            out.display(),
+            file.display()
+        );
+        let child = start_with(world, &[], "", &script);
+        answer(world, &prompts(world, 1).remove(0), &["--session"]);
+        let wish = prompts(world, 1).remove(0);
+        let shown = whole(world, &wish);
+        assert!(shown.contains("unlike the asker    the network (the asker: none)\n"), "{shown}");
+        answer(world, &wish, &["--once"]);
+        let below = prompts(world, 1).remove(0);
+        answer(world, &below, &["--deny"]);
+        let output = end(child);
+        assert!(out.join("x").exists(), "{} {}", stdout(&output), text(&output.stderr));
+        assert!(stdout(&output).ends_with("126"), "{}", stdout(&output));
     });
 }

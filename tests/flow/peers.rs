@@ -40,7 +40,10 @@ shows('nul', ask(frame(1, request(argv=(b'a\0b',))), true, cwd))
 shows('long rule', ask(frame(1, request(wish=b'\1\0\0' + bytes([65]) + string(b'w') * 65)), true, cwd))
 shows('plea for nothing', ask(frame(7, string(b'{}') + string(b'/') + b'\0')))
 shows('plea for what', ask(frame(7, string(b'[' * 200) + string(b'/') + b'\0')))
-shows('plea from nowhere', ask(frame(7, string(b'{"fileSystem": {"write": ["x"]}}') + string(b'x') + b'\0')))
+for below in (b'', b'x', b'../x', b'x' * 200):
+    answer = ask(frame(7, string(b'{"fileSystem": {"write": ["x"]}}') + string(below) + b'\0'))
+    print('plea from nowhere', b'no absolute path' in answer, flush=True)
+shows('plea with nul', ask(frame(7, string(b'{"fileSystem": {"write": ["/usr\\u0000x"]}}') + string(b'/') + b'\0')))
 shows('long plea', ask(frame(7, b'\xfb' + struct.pack('<H', 20000) + b' ' * 20000 + string(b'/') + b'\0')))
 shows('cut plea', ask(frame(7, string(b'{}'))))
 shows('long path', ask(frame(1, b'\xfb' + struct.pack('<H', 5000) + b'x' * 5000 + request()[10:]), true, cwd))
@@ -70,7 +73,8 @@ fn a_lying_peer_gains_nothing_and_the_server_goes_on() {
         let expected = format!(
             "good {run}\nhello {welcome}\nempty {deny}\ngarbage {deny}\nmagic {deny}\nversion {deny}\ntold True\nkind {deny}\n\
              length {deny}\nhuge count {deny}\ntrailing {deny}\nno fds {deny}\nextra fds {deny}\ndevice {deny}\nnul {deny}\n\
-             long rule {deny}\nplea for nothing {deny}\nplea for what {deny}\nplea from nowhere {deny}\n\
+             long rule {deny}\nplea for nothing {deny}\nplea for what {deny}\nplea from nowhere True\n\
+             plea from nowhere True\nplea from nowhere True\nplea from nowhere True\nplea with nul {deny}\n\
              long plea {deny}\ncut plea {deny}\nlong path {deny}\nunsealed {deny}\nafter all {run}\nstill here"
         );
         assert_eq!(stdout(&output), expected, "{}", text(&output.stderr));

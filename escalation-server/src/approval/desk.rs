@@ -235,7 +235,7 @@ impl Desk {
     }
 
     /// Whether one more question may be asked in this minute; it counts.
-    pub(super) fn admits(&self) -> bool {
+    pub(crate) fn admits(&self) -> bool {
         self.inner.borrow_mut().admits(Instant::now())
     }
 

@@ -74,7 +74,7 @@ pub(crate) fn request(arguments: RequestArguments) -> Result<String, String> {
     let plea = Plea { more, justification: Bytes(arguments.justification.into_bytes()) };
     client::plead(socket().as_ref().map(|text| text.as_bytes()), &plea)
         .map_err(|errno| format!("ask the session: {}", io::Error::from_raw_os_error(errno)))?;
-    Ok("granted: commands that start from now on have it; this shell itself, and what runs already, do not\n"
+    Ok("granted: commands that the shell starts from now on have it, the shell itself and what runs already do not\n"
         .to_owned())
 }
 

@@ -230,6 +230,13 @@ impl Resolved {
         self.entries.retain(|(path, access)| *access == Access::None || !closed(path));
     }
 
+    /// Whether it means the same places from whatever directory.
+    pub(crate) fn is_absolute(&self) -> bool {
+        let entries = self.entries.iter().map(|(path, _)| path);
+        let patterns = self.denied.iter().map(|denied| &denied.root);
+        entries.chain(patterns).chain(&self.unix_sockets).all(|path| path.is_absolute())
+    }
+
     /// Takes what another takes, besides what this takes itself. Nothing overrides a denial but an
     /// entry of this profile's own for something more specific.
     pub(crate) fn keep_denied(&mut self, other: &Self) {

@@ -31,6 +31,8 @@ pub(super) struct Kept {
 /// What a sandbox lives by. Dropped when its first process has ended, and everything in it.
 #[derive(Debug, Default)]
 pub(super) struct Lifeline {
+    /// The profile that it is a sandbox of, if not the turn's.
+    pub(super) profile: Option<String>,
     /// Finished, it lets the first process end as soon as no other is left.
     pub(super) control: Option<Channel>,
     pub(super) finished: bool,
@@ -85,6 +87,8 @@ pub(super) struct Command {
     pub(super) stops: u32,
     pub(super) stopped: bool,
     pub(super) in_turn: bool,
+    /// The profile that it runs under, if that is not the turn's.
+    pub(super) profile: Option<String>,
     /// Who asked for it.
     pub(super) asker: i32,
 }
@@ -126,6 +130,14 @@ impl Commands {
     /// Those that have something to report still.
     pub(super) fn reporting(&self) -> impl Iterator<Item = (u64, &Channel)> {
         self.by_id.iter().filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
+    }
+
+    /// Commands under one of these profiles, and first processes of sandboxes of theirs.
+    pub(super) fn under(&self, profiles: &[String]) -> (Vec<u64>, Vec<i32>) {
+        let among = |profile: &Option<String>| profile.as_ref().is_some_and(|name| profiles.contains(name));
+        let commands = self.by_id.iter().filter(|(_, command)| among(&command.profile));
+        let sandboxes = self.lifelines.iter().filter(|(_, lifeline)| among(&lifeline.profile));
+        (commands.map(|(id, _)| *id).collect(), sandboxes.map(|(init, _)| *init).collect())
     }
 
     /// Every descriptor that this table holds.

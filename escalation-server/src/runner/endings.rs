@@ -166,6 +166,18 @@ impl Spawner {
         }
     }
 
+    /// Ends what runs under these profiles, and what it has left behind.
+    pub(super) fn lapse(&mut self, profiles: &[String]) {
+        let (commands, sandboxes) = self.commands.under(profiles);
+        for id in commands {
+            self.kill(id);
+        }
+        for init in sandboxes {
+            self.commands.doom(init);
+            send(init, libc::SIGKILL);
+        }
+    }
+
     pub(super) fn end(&mut self) {
         if self.ending.is_some() {
             return;

@@ -82,6 +82,11 @@ impl Link {
         self.send(&Order::Define(Box::new(profile.clone())), &[]).await
     }
 
+    /// Ends what runs under these profiles, with all that it started. A spawner that is gone has.
+    pub(crate) async fn lapse(&self, profiles: Vec<String>) {
+        let _gone = self.send(&Order::Lapse { profiles }, &[]).await;
+    }
+
     /// Ends the session. A spawner that is gone has ended it.
     pub(crate) async fn end(&self) {
         let _gone = self.send(&Order::End, &[]).await;

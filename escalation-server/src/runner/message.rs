@@ -134,6 +134,10 @@ pub(super) enum Order {
     Start(Box<Start>),
     /// There is one more profile.
     Define(Box<Resolved>),
+    /// What runs under these profiles ends.
+    Lapse {
+        profiles: Vec<String>,
+    },
     Signal {
         id: u64,
         signal: i32,

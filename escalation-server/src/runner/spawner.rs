@@ -183,6 +183,8 @@ impl Spawner {
         let keep: Vec<i32> = own.into_iter().chain(self.commands.fds()).collect();
         let _closed = process::close_others(&keep);
         let _left_closed = process::fill_standard();
+        // Nothing here is relative to where the caller was.
+        let _elsewhere = std::env::set_current_dir("/");
     }
 
     /// No child, and nothing that could become one: a lingering session ends here.
@@ -276,6 +278,10 @@ impl Spawner {
                 }
                 Ok(Some((Order::Define(profile), _))) => {
                     self.standbys.define(*profile);
+                    continue;
+                }
+                Ok(Some((Order::Lapse { profiles }, _))) => {
+                    self.lapse(&profiles);
                     continue;
                 }
                 Ok(Some((Order::Signal { id, signal, from_outside }, _))) => {
@@ -544,6 +550,10 @@ impl Spawner {
             self.recover();
         }
         let (id, asker, in_turn) = (start.id, start.waiter, start.target == Target::Turn);
+        let profile = match &start.target {
+            Target::Profile(name) => Some(name.clone()),
+            Target::Outside | Target::Turn => None,
+        };
         let order = Become {
             limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
             nice,
@@ -553,7 +563,9 @@ impl Spawner {
         };
         let command = Command {
             report: Some(standby.report),
+            profile: profile.clone(),
             lifeline: Lifeline {
+                profile,
                 control: standby.control,
                 placeholders,
                 covers: standby.covers,

@@ -89,8 +89,11 @@ impl Standbys {
         self.profiles.turn.as_ref().map(|plan| Ok((plan, self.confinement(plan)?))).transpose()
     }
 
-    /// From now on there is this profile too.
+    /// From now on there is this profile too: one whose places are where they are for everybody.
     pub(super) fn define(&mut self, profile: Resolved) {
+        if !profile.is_absolute() {
+            return;
+        }
         self.profiles.named.insert(profile.name.clone(), profile);
     }
 

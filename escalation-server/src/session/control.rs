@@ -166,7 +166,9 @@ impl Control {
                 say(&mut writer, &done(answered)).await
             }
             Ok((_, Order::Revoke { grant, .. })) => {
-                say(&mut writer, &done(session.desk.revoke(&grant))).await
+                let revoked = session.desk.revoke(&grant);
+                session.lapse().await;
+                say(&mut writer, &done(revoked)).await
             }
             Ok((_, Order::Watch { .. })) => {
                 let mut changes = session.desk.changes();

@@ -58,15 +58,15 @@ impl Directories {
     /// Whether writing at and below a path would change what the next session goes by: a place of
     /// Postern's own, something in one, or something that holds one.
     pub(crate) fn decides(&self, real: impl Fn(&Path) -> PathBuf, root: &Path) -> Vec<PathBuf> {
-        let within = [self.prefix.join("libexec/postern"), self.prefix.join("lib/postern")];
-        let within =
-            within.iter().map(PathBuf::as_path).chain([&*self.state, &*self.config, Path::new(SYSTEM)]);
-        let holds = self.own().into_iter().map(&real).filter(|own| own.starts_with(root));
-        holds.chain(within.map(&real).filter(|own| root.starts_with(own))).collect()
+        let own = self.own().into_iter().map(|own| real(&own));
+        own.filter(|own| own.starts_with(root) || root.starts_with(own)).collect()
     }
 
-    /// Postern's own places, for what must not be written from inside.
-    pub(crate) fn own(&self) -> [&Path; 4] {
-        [&self.state, &self.config, &self.prefix, Path::new(SYSTEM)]
+    /// Postern's own places, for what must not be written from inside: a prefix may hold others' too.
+    pub(crate) fn own(&self) -> Vec<PathBuf> {
+        const INSTALLED: [&str; 6] =
+            ["bin/postern", "bin/posternsh", "libexec/postern", "lib/postern", "share/postern", "shell/zsh"];
+        let installed = INSTALLED.iter().map(|place| self.prefix.join(place));
+        installed.chain([self.state.clone(), self.config.clone(), PathBuf::from(SYSTEM)]).collect()
     }
 }

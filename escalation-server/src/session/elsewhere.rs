@@ -58,6 +58,7 @@ pub(super) async fn run(
 ) -> Ended {
     let starting = session.grants.starting();
     let _room = rerun.keep_room();
+    session.live.borrow_mut().insert(id, std::mem::take(&mut rerun.live));
     if let Some(script) = &rerun.script {
         session.scripts.borrow_mut().insert(id, Arc::clone(script));
     }
@@ -67,6 +68,7 @@ pub(super) async fn run(
     };
     // Where it did not come so far that its calls were answered.
     session.scripts.borrow_mut().remove(&id);
+    session.live.borrow_mut().remove(&id);
     followed.unwrap_or_else(|what| {
         asker.deny(&what);
         Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
@@ -121,7 +123,9 @@ async fn follow(
                     fds = handed;
                     started = true;
                     drop(starting.take());
-                    session.live.borrow_mut().insert(id, pid);
+                    if let Some(live) = session.live.borrow_mut().get_mut(&id) {
+                        live.pid = Some(pid);
+                    }
                     asker.answer(Answer::Started);
                 }
                 Some(Report::Refused { errno, .. }) => {
@@ -141,7 +145,6 @@ async fn follow(
                     }
                 }
                 Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
-                    session.live.borrow_mut().remove(&id);
                     let change = process::change(status);
                     let answer = match change {
                         Some(Change::Exited(code)) => Some(Answer::Exited { code }),

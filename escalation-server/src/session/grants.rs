@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use postern_shim::wire::{Answer, Bytes, MAX_PROFILE, More, Plea};
+use postern_shim::wire::{Answer, Bytes, MAX_PATH, MAX_PROFILE, More, Plea};
 use serde_json::json;
 
 use super::asker::Asker;
@@ -22,11 +22,11 @@ use super::grounds::Grounds;
 use super::launch::real;
 use super::prompt;
 use super::server::{Session, has_ended};
-use crate::approval::{Asked, Desk, Field, Identity, Lasting};
+use crate::approval::{Asked, Choice, Desk, Ending, Field, Identity, Lasting};
 use crate::flow::text::printable;
 use crate::flow::{ContextId, Execution, Request};
 use crate::policy::{Cause, Requested, Stance};
-use crate::profile::{Access, Base, Place, Profile, Reach, Resolved, from_json};
+use crate::profile::{Access, Base, Entry, Place, Profile, Reach, Resolved, from_json};
 use crate::sandbox::{Abilities, Facts, Own};
 
 /// Profiles by name.
@@ -115,6 +115,11 @@ impl Grants {
         Starting(Rc::clone(&self.starting))
     }
 
+    /// Every name that what was granted to the turn has had.
+    fn granted_names(&self) -> Vec<String> {
+        self.named.borrow().keys().filter(|name| name.starts_with(GRANTED)).cloned().collect()
+    }
+
     /// The profile of what was granted to the turn, while that holds.
     fn standing(&self, desk: &Desk) -> Option<Rc<Standing>> {
         self.standing.borrow().clone().filter(|standing| desk.holds(standing.identity))
@@ -133,8 +138,12 @@ impl Grants {
     ) -> Result<Rc<Resolved>, String> {
         let provisional = kind.trim_end_matches(':');
         let wanted = self.grounds.turn_and(provisional, added);
-        let mut resolved =
-            self.grounds.named(&wanted, &self.turn, true, real).map_err(|error| error.to_string())?;
+        let text = |error: &dyn std::error::Error| printable(error.to_string().as_bytes());
+        let resolved = self.grounds.named(&wanted, &self.turn, true, real);
+        let mut resolved = resolved.map_err(|error| text(&error))?;
+        if !resolved.is_absolute() {
+            return Err("it names what is no absolute path".to_owned());
+        }
         let known = self.named.borrow();
         let asked_for =
             || known.iter().filter(|(name, _)| name.starts_with(WISHED) || name.starts_with(GRANTED));
@@ -149,12 +158,12 @@ impl Grants {
         resolved.name = format!("{kind}{number}");
         if let Some(path) = self.grounds.withheld(added, &resolved) {
             let what = "is denied, and nothing but the configuration opens it";
-            return Err(format!("{} {what}", printable(path.as_os_str().as_bytes())));
+            return Err(format!("{} {what}", shown(&path)));
         }
-        Facts::gather(&resolved, own, abilities).map_err(|error| error.to_string())?;
+        Facts::gather(&resolved, own, abilities).map_err(|error| text(&error))?;
         let reach = Reach::clone(&self.reach()).and(&resolved);
         let all: Vec<&Resolved> = known.values().map(Rc::as_ref).chain([&*self.turn, &resolved]).collect();
-        self.grounds.hold(&reach, &all, &[&resolved]).map_err(|error| error.to_string())?;
+        self.grounds.hold(&reach, &all, &[&resolved]).map_err(|error| text(&error))?;
         let resolved = Rc::new(resolved);
         drop(known);
         self.named.borrow_mut().insert(resolved.name.clone(), Rc::clone(&resolved));
@@ -171,24 +180,42 @@ impl Grants {
             return Err(format!("the profile is longer than {MAX_PROFILE} bytes"));
         }
         let base = Path::new(OsStr::from_bytes(more.base.as_slice()));
+        if !base.is_absolute() || base.as_os_str().len() > MAX_PATH {
+            return Err("the directory of its relative paths is no absolute path".to_owned());
+        }
         let base = Base { directory: base, home: &self.grounds.directories.home };
-        let wanted = from_json("", text, base).map_err(|error| error.to_string())?;
+        let mut wanted =
+            from_json("", text, base).map_err(|error| printable(error.to_string().as_bytes()))?;
         if !wanted.unix_sockets.is_empty() {
             return Err("sockets are given by the configuration alone".to_owned());
         }
-        let entries = wanted.filesystem.as_deref().unwrap_or_default();
+        let entries = wanted.filesystem.get_or_insert_default();
         if entries.is_empty() && !wanted.network {
             return Err("it asks for nothing: give network or fileSystem".to_owned());
         }
-        let plain = |place: &Place| !matches!(place, Place::Glob(_) | Place::Unknown(_));
-        if entries.len() > MOST_PLACES
-            || entries.iter().any(|entry| entry.access == Access::None || !plain(&entry.place))
-        {
-            let what = "while a session runs it can be asked for reading and writing";
-            return Err(format!("{what}, of at most {MOST_PLACES} places that are no patterns"));
+        if entries.len() > MOST_PLACES {
+            return Err(format!(
+                "while a session runs at most {MOST_PLACES} places can be asked for at once"
+            ));
+        }
+        for entry in entries {
+            let Entry { place: Place::Path(path), access: Access::Read | Access::Write } = entry else {
+                return Err("while a session runs paths can be asked for, to read and to write".to_owned());
+            };
+            // What is not there cannot be shown, nor what it may come to lead to.
+            let found = path.canonicalize().map_err(|error| format!("{}: {error}", shown(path)))?;
+            let own = |path: &Path| ["/proc", "/dev", "/sys"].iter().any(|own| path.starts_with(own));
+            if own(path) || own(&found) {
+                return Err(format!("{} is each sandbox's own", shown(path)));
+            }
+            *path = found;
         }
         Ok(wanted)
     }
+}
+
+fn shown(path: &Path) -> String {
+    printable(path.as_os_str().as_bytes())
 }
 
 fn said(text: &Bytes) -> Result<Option<String>, String> {
@@ -214,7 +241,12 @@ impl Session {
             let execution = match &wish.more {
                 None => Execution::Unsandboxed,
                 Some(more) => {
-                    let added = self.grants.wanted(more)?;
+                    let wanted = self.grants.wanted(more)?;
+                    let standing = self.of_turn(request.context).then(|| self.grants.standing(&self.desk));
+                    let added = match standing.flatten() {
+                        Some(standing) => standing.added.plus(&wanted),
+                        None => wanted,
+                    };
                     let profile = self.grants.add(WISHED, &added, &self.own, &self.abilities)?;
                     Execution::Permissions(profile.name.clone())
                 }
@@ -237,29 +269,47 @@ impl Session {
     /// what was granted.
     pub(super) fn granted(&self, context: ContextId) -> Option<Rc<Resolved>> {
         let standing = self.grants.standing(&self.desk)?;
-        let of_turn = context == ContextId::TURN || *self.profile_of(context) == *standing.profile;
-        of_turn.then(|| Rc::clone(&standing.profile))
+        self.of_turn(context).then(|| Rc::clone(&standing.profile))
     }
 
-    /// Lets commands run under a profile that was asked for.
+    /// Whether a context is the turn's, or one under what was granted to that.
+    fn of_turn(&self, context: ContextId) -> bool {
+        context == ContextId::TURN || self.profile_of(context).name.starts_with(GRANTED)
+    }
+
+    /// Lets commands run under a profile that was asked for when sandboxes could reach so much, if that
+    /// matters: what it lets them reach besides is changed by nobody who was trusted with it.
     ///
     /// # Errors
-    /// If commands that were judged before are on their way, and do not start.
-    pub(super) async fn open(&self, name: &str) -> Result<(), String> {
+    /// Why not: commands that were judged before are on their way, or run with more than the turn has.
+    pub(super) async fn open(&self, name: &str, age: Option<u64>) -> Result<(), String> {
         const LONGEST: Duration = Duration::from_secs(2);
         let profile = self.grants.profile(name).ok_or_else(|| format!("there is no profile {name}"))?;
+        let began = std::time::Instant::now();
+        while Reach::clone(&self.grants.reach()).and(&profile) != *self.grants.reach()
+            && self.grants.starting.get() > 0
+        {
+            if began.elapsed() > LONGEST {
+                return Err("other commands are being started; try again".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // From here to the next wait nothing else is judged.
+        if age.is_some_and(|age| age != self.grants.age()) {
+            return Err("sandboxes came to reach more meanwhile; try again".to_owned());
+        }
         let before = self.grants.reach();
         let reach = Reach::clone(&before).and(&profile);
-        let began = std::time::Instant::now();
         if reach != *before {
-            while self.grants.starting.get() > 0 {
-                if began.elapsed() > LONGEST {
-                    return Err("other commands are being started; try again".to_owned());
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            let opens = |path: &PathBuf| reach.could_change(path) && !before.could_change(path);
+            let live = self.live.borrow();
+            if let Some(command) = live.values().find(|command| command.relies_on.iter().any(opens)) {
+                return Err(format!(
+                    "{} runs with more than the sandbox has, and goes by what could then be written; ask again \
+                     when it has ended",
+                    command.summary
+                ));
             }
-            // From here to the next wait nothing else is judged.
-            let reach = Reach::clone(&self.grants.reach()).and(&profile);
             self.hold_project(&reach);
             *self.grants.reach.borrow_mut() = Rc::new(reach);
             self.grants.age.set(self.grants.age.get() + 1);
@@ -269,10 +319,33 @@ impl Session {
         self.link.define(&profile).await.map_err(|error| format!("name a profile: {error}"))
     }
 
+    /// Ends what was granted to the turn, and whatever runs under it, if that holds no longer.
+    pub(super) async fn lapse(&self) {
+        let over = |standing: &mut Rc<Standing>| !self.desk.holds(standing.identity);
+        let Some(standing) = self.grants.standing.borrow_mut().take_if(over) else { return };
+        self.link.lapse(self.grants.granted_names()).await;
+        let _unrecorded = self.recorder.session_event("lapsed", &json!({ "profile": standing.profile.name }));
+    }
+
     /// Answers who asks for more for every later command of the turn.
-    pub(super) async fn plead(&self, context: ContextId, plea: &Plea, peer: &OwnedFd, asker: &Asker) {
+    pub(super) async fn plead(
+        self: &Rc<Self>,
+        context: ContextId,
+        plea: &Plea,
+        peer: &OwnedFd,
+        asker: &Asker,
+    ) {
         match self.grant(context, plea, peer, asker).await {
-            Ok(()) => asker.answer(Answer::Run),
+            Ok(until) => {
+                asker.answer(Answer::Run);
+                if let Some(until) = until {
+                    let session = Rc::clone(self);
+                    tokio::task::spawn_local(async move {
+                        tokio::time::sleep(until).await;
+                        session.lapse().await;
+                    });
+                }
+            }
             Err(why) => {
                 // Nobody fills the log with them.
                 const MOST: u32 = 200;
@@ -286,21 +359,25 @@ impl Session {
         }
     }
 
+    /// Asks, and grants. For how long, where that has an end.
     async fn grant(
         &self,
         context: ContextId,
         plea: &Plea,
         peer: &OwnedFd,
         asker: &Asker,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Duration>, String> {
         if self.stance.unrestricted {
-            return Ok(());
+            return Ok(None);
         }
-        let had = self.profile_of(context);
-        if context != ContextId::TURN && self.granted(context).is_none() {
+        if !self.of_turn(context) {
+            let had = self.profile_of(context);
             return Err(format!("asked from permissions({}); only the turn can be given more", had.name));
         }
         self.stance.policy.may_ask(Cause::Permissions)?;
+        if !self.desk.admits() {
+            return Err("too much was asked for in this minute".to_owned());
+        }
         let added = self.grants.wanted(&plea.more)?;
         let justification = said(&plea.justification)?;
         let turn = self.profile_of(ContextId::TURN);
@@ -312,13 +389,14 @@ impl Session {
         };
         let profile = self.grants.add(GRANTED, &added, &self.own, &self.abilities)?;
         if profile.within(standing.as_ref().map_or(&*turn, |standing| &*standing.profile)) {
-            return Ok(());
+            return Ok(None);
         }
         if !self.chain.has_people() {
             return Err("only programs answer in this session, and people grant this".to_owned());
         }
-        let difference = prompt::difference(&self.enforced(&profile), &turn);
-        let asked = asked(&profile, &difference, justification.as_deref());
+        let difference = prompt::difference(&self.enforced(&profile), &turn, prompt::SHELL)
+            .ok_or("it gives nothing that the shell does not have")?;
+        let asked = asked(&profile, &difference, justification.as_deref(), self.given_up(&profile));
         let waits = |id: &str| {
             asker.waiting(&format!(
                 "more permissions wait for an approval; answer in another terminal: postern approve {id}"
@@ -332,12 +410,14 @@ impl Session {
         if let Some(why) = prompt::denial(self, &answer) {
             return Err(format!("{why}: {}", difference.replace('\n', ", ")));
         }
-        let given = async {
+        let then = standing.map(|standing| standing.identity);
+        let same = || {
             let now = self.grants.standing(&self.desk).map(|standing| standing.identity);
-            let then = standing.as_ref().map(|standing| standing.identity);
-            if now.is_some_and(|now| now != identity) && now != then {
-                return Err("something else was granted meanwhile; ask again".to_owned());
-            }
+            let same = now.is_none() || now == then || now == Some(identity);
+            same.then_some(()).ok_or_else(|| "something else was granted meanwhile; ask again".to_owned())
+        };
+        let given = async {
+            same()?;
             let body = json!({
                 "profile": profile.name,
                 "permissions": difference,
@@ -345,7 +425,8 @@ impl Session {
                 "approval": prompt::approval(&answer),
             });
             self.recorder.session_event("granted", &body).map_err(|error| error.to_string())?;
-            self.open(&profile.name).await
+            self.open(&profile.name, None).await?;
+            same()
         };
         if let Err(why) = given.await {
             self.desk.forget(identity);
@@ -356,28 +437,43 @@ impl Session {
         if let Some(old) = old.filter(|old| old.identity != identity) {
             self.desk.forget(old.identity);
         }
-        Ok(())
+        Ok(match answer.ending {
+            Ending::Approved(Choice::Seconds(seconds)) => Some(Duration::from_secs(seconds)),
+            _ => None,
+        })
+    }
+
+    /// What the operator has given up for a profile.
+    pub(super) fn given_up(&self, profile: &Resolved) -> Option<String> {
+        self.grants.grounds.hosts(&[profile]).ok().flatten()
     }
 }
 
 /// The question in full.
-fn asked(profile: &Resolved, difference: &str, justification: Option<&str>) -> Asked {
+fn asked(
+    profile: &Resolved,
+    difference: &str,
+    justification: Option<&str>,
+    given_up: Option<String>,
+) -> Asked {
     let field = |name: &str, text: String| Field { name: name.to_owned(), text };
     let mut fields = vec![
-        field("asks for", "more for every later command of the shell's, whatever it is".to_owned()),
-        field(prompt::DIFFERENCE, difference.to_owned()),
+        field(
+            "asks for",
+            "more for every later command of the shell's, whatever it is; when that ends, whatever runs under it does"
+                .to_owned(),
+        ),
+        field(&prompt::unlike(prompt::SHELL), difference.to_owned()),
     ];
     if let Some(text) = justification {
         fields.push(field("because", format!("{} (as whoever asks says)", printable(text.as_bytes()))));
     }
-    let care = crate::flow::text::not_ascii(difference);
-    if !care.is_empty() {
-        fields.push(field("take care", care));
-    }
+    let care = Some(crate::flow::text::not_ascii(difference)).filter(|care| !care.is_empty());
+    fields.extend(given_up.into_iter().chain(care).map(|care| field("take care", care)));
     let identity = Resolved { name: GRANTED.to_owned(), ..profile.clone() };
     let identity = Identity(*blake3::hash(format!("{identity:?}").as_bytes()).as_bytes());
     let first = difference.lines().next().unwrap_or_default();
     let rest = if difference.lines().count() > 1 { ", …" } else { "" };
     let summary = format!("more permissions: {first}{rest}");
-    Asked { identity, summary, fields, lasting: Lasting::Only, rule: None, counted: false }
+    Asked { identity, summary, fields, lasting: Lasting::Only, rule: None, counted: true }
 }

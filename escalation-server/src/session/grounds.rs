@@ -112,6 +112,25 @@ impl Grounds {
         asked.entries.into_iter().find(|(path, access)| missing(path, *access)).map(|(path, _)| path)
     }
 
+    /// What is given up of rules about hosts, if the operator allowed that and one of these profiles has
+    /// the network.
+    ///
+    /// # Errors
+    /// If the operator did not.
+    pub(super) fn hosts(&self, open: &[&Resolved]) -> Result<Option<String>, LaunchError> {
+        match (&self.host, open.iter().find(|profile| profile.network)) {
+            (Some((place, host)), Some(profile)) if !self.hosts_are_weaker => {
+                let (place, host, profile) = (place.clone(), host.clone(), profile.name.clone());
+                Err(LaunchError::Hosts { place, host, profile })
+            }
+            (Some((place, _)), Some(profile)) => Ok(Some(format!(
+                "rules about hosts are not held: {place}, under the profile {}",
+                profile.name
+            ))),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether whatever decides is out of what sandboxes can reach: of all profiles, and of those `open`
     /// to commands. What is given up for it, if the operator allowed that.
     ///
@@ -130,16 +149,7 @@ impl Grounds {
         if let Some(path) = self.reviewers.iter().find_map(|program| writable(program, reach)) {
             return Err(LaunchError::Source(path));
         }
-        let given_up = match (&self.host, open.iter().find(|profile| profile.network)) {
-            (Some((place, host)), Some(profile)) if !self.hosts_are_weaker => {
-                let (place, host, profile) = (place.clone(), host.clone(), profile.name.clone());
-                return Err(LaunchError::Hosts { place, host, profile });
-            }
-            (Some((place, _)), Some(profile)) => {
-                Some(format!("rules about hosts are not held: {place}, under the profile {}", profile.name))
-            }
-            _ => None,
-        };
+        let given_up = self.hosts(open)?;
         // What a link leads to says what is declared, as much as the link.
         let metadata = self.metadata.iter().filter(|path| reach.could_change(&real(path)));
         let skills = self.skills.iter().filter(|path| reach.overlaps(path));
@@ -160,9 +170,8 @@ impl Grounds {
         let mut resolved = profile.resolve(&self.bases);
         if profile.name == profile::EVERYTHING {
             // All but what decides about the next session.
-            let own = directories.own().into_iter().chain([directories.state.as_path()]);
-            let sources = self.sources.iter().map(PathBuf::as_path);
-            resolved.entries.extend(own.chain(sources).map(|own| (own.to_path_buf(), Access::Read)));
+            let own = directories.own().into_iter().chain(self.sources.iter().cloned());
+            resolved.entries.extend(own.map(|own| (own, Access::Read)));
         }
         for (path, _) in &mut resolved.entries {
             *path = real(path);

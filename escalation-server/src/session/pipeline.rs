@@ -2,6 +2,7 @@
 //! what the one before it returned.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
 use postern_shim::wire::Answer;
@@ -24,7 +25,7 @@ use crate::record::{self, Ticket};
 use crate::sys::{process, socket};
 
 /// Serves one connection.
-pub(super) async fn run(session: &Session, context: ContextId, asker: Asker) {
+pub(super) async fn run(session: &Rc<Session>, context: ContextId, asker: Asker) {
     let began = Instant::now();
     let (mut request, handles) = match intake::read(session, context, &asker).await {
         Ok(Incoming::Exec(request, handles)) => (request, handles),
@@ -153,7 +154,7 @@ async fn attempt(
             (decision, Some(approval))
         }
     };
-    let decision = opened(session, decision).await;
+    let decision = opened(session, decision, handles.age).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
     // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
@@ -188,10 +189,10 @@ async fn attempt(
 }
 
 /// An approved profile of its own becomes one that commands can run under, or the command is denied.
-async fn opened(session: &Session, decision: Decision) -> Decision {
+async fn opened(session: &Session, decision: Decision, age: u64) -> Decision {
     match &decision {
         Decision::Escalate { execution: Execution::Permissions(name), .. } if name.starts_with(WISHED) => {
-            match session.open(name).await {
+            match session.open(name, Some(age)).await {
                 Ok(()) => decision,
                 Err(reason) => Decision::Deny { reason },
             }

@@ -306,8 +306,15 @@ fn names_a_program(request: &Request, env: &[Bytes]) -> bool {
     })
 }
 
+/// What a yes gives is compared with what the turn has,
+pub(super) const SHELL: &str = "the shell";
+/// or with what another context has.
+const ASKER: &str = "the asker";
+
 /// The name of the field that says what a yes gives.
-pub(super) const DIFFERENCE: &str = "unlike the shell";
+pub(super) fn unlike(whom: &str) -> String {
+    format!("unlike {whom}")
+}
 /// The name of the field that says what would run.
 const COMMAND: &str = "command";
 /// The longest command line that is shown, in bytes; a longer one is denied.
@@ -326,7 +333,7 @@ fn fields(
     let mut add = |name: &str, text: String| {
         if !text.is_empty() {
             // What would run, and what a yes gives, is never cut.
-            let whole = [DIFFERENCE, COMMAND].contains(&name);
+            let whole = name == COMMAND || [SHELL, ASKER].iter().any(|whom| unlike(whom) == name);
             let text = if whole { text } else { cut(text) };
             fields.push(Field { name: name.to_owned(), text });
         }
@@ -373,8 +380,15 @@ fn fields(
         },
     );
     if let Some(profile) = profile {
-        let (given, had) = (session.enforced(profile), session.profile_of(request.context));
-        add(DIFFERENCE, difference(&given, &had));
+        let had = session.profile_of(request.context);
+        // The turn's is as it is enforced already.
+        let (had, whom) = match request.context {
+            ContextId::TURN => ((*had).clone(), SHELL),
+            _ => (session.enforced(&had), ASKER),
+        };
+        let difference = difference(&session.enforced(profile), &had, whom);
+        add(&unlike(whom), difference.unwrap_or_else(|| "nothing".to_owned()));
+        add("given up", session.given_up(profile).unwrap_or_default());
     }
     for file in &arguments.files {
         let hash = file.hash.map_or_else(
@@ -444,8 +458,8 @@ fn cut(text: String) -> String {
     }
 }
 
-/// What a profile gives that another does not, and the other way round.
-pub(super) fn difference(profile: &Resolved, base: &Resolved) -> String {
+/// What a profile gives that another does not, and the other way round; none if nothing.
+pub(super) fn difference(profile: &Resolved, base: &Resolved, whom: &str) -> Option<String> {
     let name = |access: Option<Access>| access.unwrap_or(Access::None).name();
     let mut paths: Vec<&PathBuf> =
         profile.entries.iter().chain(&base.entries).map(|(path, _)| path).collect();
@@ -455,16 +469,16 @@ pub(super) fn difference(profile: &Resolved, base: &Resolved) -> String {
         .into_iter()
         .map(|path| (path, profile.access(path), base.access(path)))
         .filter(|(_, given, had)| given != had)
-        .map(|(path, given, had)| format!("{} {} (the shell: {})", name(given), shown(path), name(had)))
+        .map(|(path, given, had)| format!("{} {} ({whom}: {})", name(given), shown(path), name(had)))
         .collect();
     let sockets = profile.unix_sockets.iter().filter(|path| !base.unix_sockets.contains(path));
     for path in sockets {
-        lines.insert(0, format!("the socket {} (the shell: none)", shown(path)));
+        lines.insert(0, format!("the socket {} ({whom}: none)", shown(path)));
     }
     match (profile.network, base.network) {
-        (true, false) => lines.insert(0, "the network (the shell: none)".to_owned()),
-        (false, true) => lines.push("no network (the shell has it)".to_owned()),
+        (true, false) => lines.insert(0, format!("the network ({whom}: none)")),
+        (false, true) => lines.push(format!("no network ({whom} has it)")),
         _ => {}
     }
-    if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -2,11 +2,12 @@
 //! process is like. All of it before the decision is recorded.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::grants::GRANTED;
 use super::intake::{self, Handles};
 use super::scripts::{self, Script};
 use super::server::Session;
+use crate::flow::text::summary;
 use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
 use crate::profile::EVERYTHING;
 use crate::runner::{Cwd, Image, Start, Target, terminated};
@@ -45,9 +47,19 @@ impl Drop for Room {
     }
 }
 
+/// A command that runs outside the turn's sandbox, or is about to.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) pid: Option<i32>,
+    pub(super) summary: String,
+    /// What it goes by as it runs, if it gets more than its asker has.
+    pub(super) relies_on: Vec<PathBuf>,
+}
+
 /// A command, ready to be ordered.
 #[derive(Debug)]
 pub(super) struct Rerun {
+    pub(super) live: Live,
     pub(super) start: Start,
     pub(super) argv: Vec<Bytes>,
     pub(super) env: Vec<Bytes>,
@@ -85,6 +97,8 @@ pub(super) fn prepare(
         Execution::Permissions(name) => Target::Profile(name.clone()),
     };
     let reach = session.grants.reach();
+    // What the turn was given it was given for whatever it runs.
+    let of_turn = matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED));
     let (mut env, changes) = if wider {
         let changeable =
             |path: &[u8]| intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &reach).is_none();
@@ -117,8 +131,9 @@ pub(super) fn prepare(
     };
     if let Some(number) = gate {
         env.push(Bytes(format!("{}={number}", postern_shim::SOCKET_VARIABLE).into_bytes()));
-        env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR=") || target == Target::Turn);
-        if matches!(target, Target::Profile(_)) {
+        let own_temporary = matches!(target, Target::Profile(_)) && !of_turn;
+        env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR=") || !own_temporary);
+        if own_temporary {
             env.push(Bytes([b"TMPDIR=", session.tmpdir.as_os_str().as_bytes()].concat()));
         }
     }
@@ -132,8 +147,6 @@ pub(super) fn prepare(
         *zeroth = Bytes(request.given_path().as_os_str().as_bytes().to_vec());
     }
     let (mut blake3, mut room, mut script) = (None, None, None);
-    // What the turn was given it was given for whatever it runs.
-    let of_turn = matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED));
     let mut executable = handles.outside_executable(exe)?;
     let mut copied = |file: &OwnedFd| {
         room = Some(
@@ -198,7 +211,8 @@ pub(super) fn prepare(
             Source::Rule(rule) => format!("{}:{}", rule.file, rule.line),
             Source::Skill(skill) => format!("skill:{}", skill.directory.display()),
             Source::Failure { .. } => "failed".to_owned(),
-            Source::Heuristic { .. } => "requested".to_owned(),
+            Source::Heuristic { .. } if of_turn => "granted".to_owned(),
+            Source::Heuristic { .. } => format!("requested {}", super::server::command(request)),
         },
         image,
         names: script.as_ref().map(|script| script.process),
@@ -213,7 +227,18 @@ pub(super) fn prepare(
         gate,
         gates: Vec::new(),
     };
-    Ok(Rerun { start, argv, env, executable, changes, blake3, script, room })
+    let mut relies_on = Vec::new();
+    if wider {
+        let named = request.argv.iter().map(|word| Path::new(OsStr::from_bytes(word.as_slice())));
+        relies_on.extend(named.filter(|path| path.is_absolute()).map(Path::to_path_buf));
+        relies_on.push(exe.path.clone());
+        relies_on.extend(request.attested.cwd.iter().map(|cwd| cwd.path.clone()));
+        if let Shape::Script { interpreter, .. } = &exe.shape {
+            relies_on.extend(interpreter.clone());
+        }
+    }
+    let live = Live { pid: None, summary: summary(&request.argv), relies_on };
+    Ok(Rerun { live, start, argv, env, executable, changes, blake3, script, room })
 }
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {

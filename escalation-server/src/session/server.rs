@@ -19,6 +19,7 @@ use super::control::{Control, prompt_id};
 use super::grants::{Grants, Named};
 use super::grounds::Grounds;
 use super::held::{HeldSkills, Opened};
+use super::rerun::Live;
 use super::review::Reviewers;
 use super::scripts::Script;
 use super::{environ, intake, pipeline, sockets};
@@ -64,7 +65,7 @@ pub(super) struct Session {
     pub(super) chain: Chain,
     pub(super) link: Link,
     /// Commands that run outside the turn's sandbox, for when the spawner dies.
-    pub(super) live: RefCell<HashMap<u64, i32>>,
+    pub(super) live: RefCell<HashMap<u64, Live>>,
     pub(super) id: String,
     cwd: PathBuf,
     turn: Rc<Resolved>,
@@ -313,8 +314,8 @@ async fn serve_async(setup: Setup) {
     }
     if !orderly {
         // The spawner died: its sandboxes died with it, what ran outside has to be ended here.
-        for pid in session.live.borrow().values() {
-            kill_descendants(*pid, true);
+        for pid in session.live.borrow().values().filter_map(|command| command.pid) {
+            kill_descendants(pid, true);
         }
     }
     // Outcomes that are on their way are waited for, but not for ever.
@@ -405,7 +406,7 @@ async fn listen(session: Rc<Session>, context: ContextId, socket: OwnedFd) {
 }
 
 /// A command by its path, its arguments and its directory.
-fn command(request: &Request) -> blake3::Hash {
+pub(super) fn command(request: &Request) -> blake3::Hash {
     let text = format!("{:?} {:?} {:?}", request.path, request.argv, request.attested.cwd);
     blake3::hash(text.as_bytes())
 }

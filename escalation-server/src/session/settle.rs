@@ -141,7 +141,10 @@ pub(super) fn settle(request: &Request, judgement: &Judgement, facts: Facts<'_>)
         let from = format!("asked from permissions({})", facts.asker.name);
         match execution {
             _ if wider || *execution == Execution::TurnDefault => {
-                why = why.or_else(|| Some(format!("{from}, {execution} needs an approval, {place}")));
+                why = Some(match why {
+                    Some(why) => format!("{from}: {why}"),
+                    None => format!("{from}, {execution} needs an approval, {place}"),
+                });
             }
             _ => in_place = Some(format!("{from}, {place}")),
         }
