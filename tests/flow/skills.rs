@@ -94,7 +94,9 @@ fn a_skill_that_declares_something_is_asked_about_and_gets_exactly_that() {
         answer(world, "--session");
         eventually("it ran twice", || {
             let output = finish(world.postern().args(["log", "--json", "--execution", "permissions"]));
-            text(&output.stdout).matches("\"granted\"").count() == 1
+            let said = text(&output.stdout);
+            let ended = said.lines().filter(|line| line.contains("\"status\":\"exited\"")).count();
+            said.contains("\"granted\"") && ended == 2
         });
         std::fs::write(&run, format!("{body}# edited\n")).unwrap();
         world.write("ws/edited", "");
