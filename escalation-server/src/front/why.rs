@@ -58,13 +58,15 @@ fn asked(record: &Value) -> String {
         Value::Null => "no file that is seen outside the sandbox".to_owned(),
         exe => text(&exe["path"]),
     };
+    let by = match record["claimed"]["layer"].as_str() {
+        Some("exec") => "`postern exec` inside the session".to_owned(),
+        _ => format!("{} line {}{within}", text(&claimed["script"]), text(&claimed["line"])),
+    };
     format!(
-        "Asked at {}: {}\n  which is {file}, in {}, by {} line {}{within}.",
+        "Asked at {}: {}\n  which is {file}, in {}, by {by}.",
         text(&record["time"]),
         words.join(" "),
         text(&attested["cwd"]),
-        text(&claimed["script"]),
-        text(&claimed["line"]),
     )
 }
 
@@ -104,8 +106,14 @@ fn source(record: &Value) -> String {
                 "Because: it failed inside the sandbox, and under the approval policy on-failure somebody may let it \
                  run a second time without one."
             }
+            (_, Some("prompt")) if record["claimed"]["layer"] == "exec" => {
+                "Because: no rule matches, and it asks for more than the sandbox has."
+            }
             (_, Some("prompt")) => {
                 "Because: no rule matches, and the approval policy, or what the turn asks for, wants a question."
+            }
+            _ if record["execution"]["permissions"].as_str().is_some_and(|name| name.starts_with("granted:")) => {
+                "Because: no rule matches, and more was granted to every command of the shell's (the event `granted`)."
             }
             _ if record["decision"] == "escalate" => {
                 "Because: no rule matches, and under the approval policy on-failure it runs as a command of its own, \
@@ -239,6 +247,12 @@ mod tests {
         assert!(said("deny", &rule, true).contains("the sandbox can write this file"));
         let none = json!({ "decision": "allow", "matched": [], "rule": null });
         assert!(said("run", &none, false).contains("no rule matches"));
+        let wish = json!({
+            "decision": "escalate", "execution": { "permissions": "granted:1" }, "judgement": none,
+            "claimed": { "argv": ["x"], "layer": "exec" },
+        });
+        let wish = explain(&wish).collect::<Vec<_>>().join("\n");
+        assert!(wish.contains("more was granted") && wish.contains("by `postern exec` inside"), "{wish}");
         let prompt = json!({ "decision": "prompt", "matched": ["git"], "rule": { "file": "r", "line": 2, "justification": "ask" } });
         let denied = said("deny", &prompt, false);
         assert!(denied.contains("It says: ask") && denied.contains("a yes where it was asked"), "{denied}");
