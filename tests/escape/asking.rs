@@ -1,6 +1,6 @@
 //! Making more of what was asked for than somebody said yes to.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use postern_tests::{World, eventually, finish, for_each_user, prefix, stdout, text};
 
@@ -11,16 +11,21 @@ fn granted(world: &World, config: &str, rules: &str, script: &str, choice: &[&st
     let mut command = world.postern();
     command.arg("--config").arg(world.write("grant.toml", config));
     command.arg("--rules").arg(world.write("grant.rules", rules)).args(["--", "-fc", script]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let answered = finish(world.postern().arg("approve").arg(waiting(world).1).args(choice));
     assert!(answered.status.success(), "{}", text(&answered.stderr));
+    answering(world, child, "--deny")
+}
+
+/// Answers whatever is asked until a session has ended: what it said, and its stderr.
+fn answering(world: &World, mut child: Child, choice: &str) -> (String, String) {
     let mut ended = false;
     eventually("the script ends", || {
         ended = ended || child.try_wait().unwrap().is_some();
         let list = finish(world.postern().args(["approve", "--list"]));
         let prompts = text(&list.stdout);
         for prompt in prompts.lines().filter_map(|line| line.strip_prefix("prompt ")) {
-            let _withdrawn = finish(world.postern().args(["approve", &prompt[..6], "--deny"]));
+            let _withdrawn = finish(world.postern().args(["approve", &prompt[..6], choice]));
         }
         ended
     });
@@ -132,18 +137,8 @@ fn what_runs_with_more_is_not_changed_by_what_is_granted_meanwhile() {
         );
         let mut command = world.postern();
         command.arg("--rules").arg(world.write("grant.rules", rules)).args(["--", "-fc", &script]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut ended = false;
-        eventually("the script ends", || {
-            ended = ended || child.try_wait().unwrap().is_some();
-            let list = finish(world.postern().args(["approve", "--list"]));
-            for prompt in text(&list.stdout).lines().filter_map(|line| line.strip_prefix("prompt ")) {
-                let _withdrawn = finish(world.postern().args(["approve", &prompt[..6], "--session"]));
-            }
-            ended
-        });
-        let output = child.wait_with_output().unwrap();
-        let (said, stderr) = (stdout(&output), text(&output.stderr));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (said, stderr) = answering(world, child, "--session");
         assert!(
             said.starts_with("rc 126\n") && said.contains("end 0\n") && said.ends_with("rc 0"),
             "{said} {stderr}"

@@ -2,8 +2,10 @@
 
 use std::process::{Child, Output, Stdio};
 
-use postern_tests::{World, eventually, finish, for_each_user, status, stdout, text};
+use postern_tests::{World, finish, for_each_user, status, stdout, text};
 use serde_json::Value;
+
+use crate::approvals::{answer, end, prompts};
 
 /// Says whether each of its arguments can be written.
 const TRIES: &str = "#!/bin/bash\nfor path in \"$@\"; do if touch \"$path\" 2>/dev/null; then echo yes; else echo no; fi; done\n";
@@ -26,23 +28,9 @@ fn trust(world: &World, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), text(&output.stdout) + &text(&output.stderr))
 }
 
-fn prompt(world: &World) -> Value {
-    let mut found = Value::Null;
-    eventually("a prompt waits", || {
-        let output = finish(world.postern().args(["approve", "--list", "--json"]));
-        let said = text(&output.stdout);
-        let states = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        found = states.map(|state| state["waiting"][0].clone()).find(Value::is_object).unwrap_or_default();
-        found.is_object()
-    });
-    found
-}
-
 fn answered(world: &World, child: Child, choice: &str) -> Output {
-    let prompt = prompt(world);
-    let output = finish(world.postern().args(["approve", prompt["id"].as_str().unwrap(), choice]));
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    child.wait_with_output().unwrap()
+    answer(world, &prompts(world, 1).remove(0), &[choice]);
+    end(child)
 }
 
 #[test]
@@ -159,7 +147,7 @@ fn one_that_declares_something_is_asked_about_and_gets_exactly_that() {
             command.spawn().unwrap()
         };
         let child = start();
-        let fields = prompt(world)["fields"].to_string();
+        let fields = prompts(world, 1).remove(0)["fields"].to_string();
         for part in
             ["the skill writes declares permissions", "no sandbox can write it", "under the profile skill:"]
         {
@@ -173,7 +161,7 @@ fn one_that_declares_something_is_asked_about_and_gets_exactly_that() {
         assert!(stdout(&explained).contains(&expected), "{}", stdout(&explained));
         // Somebody changes a file that it may read while the question waits.
         let child = start();
-        let _waits = prompt(world);
+        let _waits = prompts(world, 1).remove(0);
         std::fs::write(run.with_file_name("helper"), "").unwrap();
         let output = answered(world, child, "--once");
         assert_eq!(status(&output), 126);

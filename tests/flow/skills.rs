@@ -7,6 +7,8 @@ use std::process::{Child, Stdio};
 use postern_tests::{World, eventually, finish, for_each_user, status, stdout, text};
 use serde_json::Value;
 
+use crate::approvals::{self, prompts};
+
 /// Prints whether it is in a sandbox of its own process namespace, and what it may write.
 const WHERE: &str = "#!/bin/bash\ncd /\nfor path in \"$@\"; do if touch \"$path\" 2>/dev/null; then echo yes; else echo no; fi; done\n";
 
@@ -33,21 +35,11 @@ fn start(world: &World, options: &[&str], script: &str) -> Child {
 }
 
 fn prompt(world: &World) -> Value {
-    let mut found = Value::Null;
-    eventually("a prompt waits", || {
-        let output = finish(world.postern().args(["approve", "--list", "--json"]));
-        let said = text(&output.stdout);
-        let states = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        found = states.map(|state| state["waiting"][0].clone()).find(Value::is_object).unwrap_or_default();
-        found.is_object()
-    });
-    found
+    prompts(world, 1).remove(0)
 }
 
 fn answer(world: &World, choice: &str) {
-    let prompt = prompt(world);
-    let output = finish(world.postern().args(["approve", prompt["id"].as_str().unwrap(), choice]));
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    approvals::answer(world, &prompt(world), &[choice]);
 }
 
 #[test]
