@@ -144,7 +144,10 @@ fn a_question_that_waits_while_sandboxes_come_to_reach_more_is_not_answered_with
             waiting.iter().find(|prompt| prompt["summary"].as_str().unwrap().starts_with(text)).unwrap()
         };
         answer(world, of("more permissions"), &["--session"]);
-        eventually("it is granted", || !events(&world.records(), "granted").is_empty());
+        eventually("it is granted", || {
+            let log = finish(world.postern().args(["log", "--json"]));
+            text(&log.stdout).contains("\"event\":\"granted\"")
+        });
         answer(world, of("date"), &["--once"]);
         let output = end(child);
         assert!(stdout(&output).ends_with("rc 126"), "{}", stdout(&output));
