@@ -144,10 +144,47 @@ fn what_runs_with_more_is_not_changed_by_what_is_granted_meanwhile() {
             "{said} {stderr}"
         );
         assert!(
-            stderr.contains("runs with more than the sandbox has, and goes by what could then be written"),
+            stderr
+                .contains("runs with more than the sandbox has, and might go by what could then be written"),
             "{stderr}"
         );
         assert!(!world.root.join("escaped").exists());
+    });
+}
+
+#[test]
+fn a_yes_after_the_end_of_a_grant_is_none_for_what_was_asked_under_it() {
+    for_each_user(|world| {
+        let rules = format!("prefix_rule(['{}'], execution = 'turn_default')\n", postern());
+        let script = format!(
+            "{} request --write {out} || exit 1; sh -c 'touch {out}/late'; print end $?",
+            postern(),
+            out = world.outside.display()
+        );
+        let mut command = world.postern();
+        command.args(["--approval", "untrusted", "--rules"]).arg(world.write("grant.rules", rules));
+        let command = command.args(["--", "-fc", &script]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let approve = |arguments: &[&str]| {
+            let output = finish(world.postern().arg("approve").args(arguments));
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let (_, grant) = waiting(world);
+        approve(&[&grant, "--session"]);
+        let mut late = grant.clone();
+        eventually("the command asks", || {
+            let list = approve(&["--list"]);
+            late =
+                list.lines().find_map(|line| line.strip_prefix("prompt ")).unwrap_or(&grant)[..6].to_owned();
+            late != grant && list.contains("under the profile granted:1")
+        });
+        approve(&["--revoke", &grant]);
+        approve(&[&late, "--once"]);
+        let output = child.wait_with_output().unwrap();
+        assert!(stdout(&output).ends_with("end 126"), "{}", stdout(&output));
+        assert!(text(&output.stderr).contains("what was granted has ended"), "{}", text(&output.stderr));
+        assert!(!world.outside.join("late").exists());
     });
 }
 

@@ -168,6 +168,8 @@ impl Spawner {
 
     /// Ends what runs under these profiles, and what it has left behind.
     pub(super) fn lapse(&mut self, profiles: &[String]) {
+        // One that is ordered and not started yet finds none.
+        self.standbys.forget(profiles);
         let (commands, sandboxes) = self.commands.under(profiles);
         for id in commands {
             self.kill(id);

@@ -68,7 +68,7 @@ pub(super) struct Spawner {
     pub(super) server: Channel,
     pub(super) front: Channel,
     witness: Witness,
-    standbys: Standbys,
+    pub(super) standbys: Standbys,
     pub(super) commands: Commands,
     pub(super) shell_ended: bool,
     /// When it is looked next for what is stopped, once the shell has ended.

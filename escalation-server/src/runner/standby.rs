@@ -89,6 +89,14 @@ impl Standbys {
         self.profiles.turn.as_ref().map(|plan| Ok((plan, self.confinement(plan)?))).transpose()
     }
 
+    /// These profiles are no more, until they are defined again.
+    pub(super) fn forget(&mut self, profiles: &[String]) {
+        for name in profiles {
+            self.profiles.named.remove(name);
+            self.ready.remove(&Target::Profile(name.clone()));
+        }
+    }
+
     /// From now on there is this profile too: one whose places are where they are for everybody.
     pub(super) fn define(&mut self, profile: Resolved) {
         if !profile.is_absolute() {

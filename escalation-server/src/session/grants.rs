@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use serde_json::json;
 use super::asker::Asker;
 use super::grounds::Grounds;
 use super::launch::real;
-use super::prompt;
+use super::prompt::{self, shown};
 use super::server::{Session, has_ended};
 use crate::approval::{Asked, Choice, Desk, Ending, Field, Identity, Lasting};
 use crate::flow::text::printable;
@@ -214,10 +214,6 @@ impl Grants {
     }
 }
 
-fn shown(path: &Path) -> String {
-    printable(path.as_os_str().as_bytes())
-}
-
 fn said(text: &Bytes) -> Result<Option<String>, String> {
     let text = String::from_utf8_lossy(text.as_slice());
     match text.chars().count() {
@@ -277,14 +273,15 @@ impl Session {
         context == ContextId::TURN || self.profile_of(context).name.starts_with(GRANTED)
     }
 
-    /// Lets commands run under a profile that was asked for when sandboxes could reach so much, if that
-    /// matters: what it lets them reach besides is changed by nobody who was trusted with it.
+    /// Lets commands run under a profile that was asked for; `age` is how much sandboxes could reach when
+    /// that was judged, if it matters. Nothing that is trusted by what they could not reach goes on.
     ///
     /// # Errors
     /// Why not: commands that were judged before are on their way, or run with more than the turn has.
     pub(super) async fn open(&self, name: &str, age: Option<u64>) -> Result<(), String> {
         const LONGEST: Duration = Duration::from_secs(2);
         let profile = self.grants.profile(name).ok_or_else(|| format!("there is no profile {name}"))?;
+        self.link.define(&profile).await.map_err(|error| format!("name a profile: {error}"))?;
         let began = std::time::Instant::now();
         while Reach::clone(&self.grants.reach()).and(&profile) != *self.grants.reach()
             && self.grants.starting.get() > 0
@@ -301,11 +298,10 @@ impl Session {
         let before = self.grants.reach();
         let reach = Reach::clone(&before).and(&profile);
         if reach != *before {
-            let opens = |path: &PathBuf| reach.could_change(path) && !before.could_change(path);
-            let live = self.live.borrow();
-            if let Some(command) = live.values().find(|command| command.relies_on.iter().any(opens)) {
+            // What it goes by as it runs nobody knows: files that it reads, programs that it starts.
+            if let Some(command) = self.live.borrow().values().find(|command| command.wider) {
                 return Err(format!(
-                    "{} runs with more than the sandbox has, and goes by what could then be written; ask again \
+                    "{} runs with more than the sandbox has, and might go by what could then be written; ask again \
                      when it has ended",
                     command.summary
                 ));
@@ -316,7 +312,12 @@ impl Session {
             self.forget_hashes();
             self.chain.runs_in(self.reviewers_environment());
         }
-        self.link.define(&profile).await.map_err(|error| format!("name a profile: {error}"))
+        Ok(())
+    }
+
+    /// Whether an execution that was judged by what was granted still is.
+    pub(super) fn still_granted(&self, name: &str, context: ContextId) -> bool {
+        !name.starts_with(GRANTED) || self.granted(context).is_some_and(|profile| profile.name == name)
     }
 
     /// Ends what was granted to the turn, and whatever runs under it, if that holds no longer.
@@ -375,6 +376,9 @@ impl Session {
             return Err(format!("asked from permissions({}); only the turn can be given more", had.name));
         }
         self.stance.policy.may_ask(Cause::Permissions)?;
+        if !self.abilities.hold_below_writable() {
+            return Err("without namespaces what runs under a grant could not be ended with it".to_owned());
+        }
         if !self.desk.admits() {
             return Err("too much was asked for in this minute".to_owned());
         }
@@ -396,7 +400,8 @@ impl Session {
         }
         let difference = prompt::difference(&self.enforced(&profile), &turn, prompt::SHELL)
             .ok_or("it gives nothing that the shell does not have")?;
-        let asked = asked(&profile, &difference, justification.as_deref(), self.given_up(&profile));
+        let care = self.given_up(&profile).into_iter().chain(self.loses_project(&profile));
+        let asked = asked(&profile, &difference, justification.as_deref(), care);
         let waits = |id: &str| {
             asker.waiting(&format!(
                 "more permissions wait for an approval; answer in another terminal: postern approve {id}"
@@ -418,25 +423,27 @@ impl Session {
         };
         let given = async {
             same()?;
+            self.open(&profile.name, None).await?;
+            same()?;
             let body = json!({
                 "profile": profile.name,
                 "permissions": difference,
                 "justification": justification.as_deref().map(|text| printable(text.as_bytes())),
                 "approval": prompt::approval(&answer),
             });
-            self.recorder.session_event("granted", &body).map_err(|error| error.to_string())?;
-            self.open(&profile.name, None).await?;
-            same()
+            self.recorder.session_event("granted", &body).map_err(|error| error.to_string())
         };
         if let Err(why) = given.await {
             self.desk.forget(identity);
             return Err(why);
         }
-        let new = Standing { identity, profile, added };
-        let old = self.grants.standing.replace(Some(Rc::new(new)));
+        let new = Rc::new(Standing { identity, profile, added });
+        let old = self.grants.standing.replace(Some(Rc::clone(&new)));
         if let Some(old) = old.filter(|old| old.identity != identity) {
             self.desk.forget(old.identity);
         }
+        // If the last one has ended meanwhile, this one went with it.
+        self.link.define(&new.profile).await.map_err(|error| format!("name a profile: {error}"))?;
         Ok(match answer.ending {
             Ending::Approved(Choice::Seconds(seconds)) => Some(Duration::from_secs(seconds)),
             _ => None,
@@ -454,7 +461,7 @@ fn asked(
     profile: &Resolved,
     difference: &str,
     justification: Option<&str>,
-    given_up: Option<String>,
+    care: impl Iterator<Item = String>,
 ) -> Asked {
     let field = |name: &str, text: String| Field { name: name.to_owned(), text };
     let mut fields = vec![
@@ -468,8 +475,8 @@ fn asked(
     if let Some(text) = justification {
         fields.push(field("because", format!("{} (as whoever asks says)", printable(text.as_bytes()))));
     }
-    let care = Some(crate::flow::text::not_ascii(difference)).filter(|care| !care.is_empty());
-    fields.extend(given_up.into_iter().chain(care).map(|care| field("take care", care)));
+    let letters = Some(crate::flow::text::not_ascii(difference)).filter(|letters| !letters.is_empty());
+    fields.extend(care.chain(letters).map(|care| field("take care", care)));
     let identity = Resolved { name: GRANTED.to_owned(), ..profile.clone() };
     let identity = Identity(*blake3::hash(format!("{identity:?}").as_bytes()).as_bytes());
     let first = difference.lines().next().unwrap_or_default();

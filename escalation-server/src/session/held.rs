@@ -20,7 +20,7 @@ use super::server::Session;
 use super::tree::{PLACE, Tree};
 use crate::flow::text::{printable, to_json};
 use crate::flow::{Cwd, Request, Skill};
-use crate::profile::Reach;
+use crate::profile::{Reach, Resolved};
 use crate::sandbox::elsewhere;
 
 /// Skills of the project, in a session.
@@ -188,6 +188,14 @@ impl Session {
     /// What sandboxes could have changed of what a request is about.
     pub(super) fn reach_of(&self, request: &Request) -> Rc<Reach> {
         self.asked(request).map_or_else(|| self.grants.reach(), HeldSkills::reach)
+    }
+
+    /// What becomes of the skills of the project if sandboxes may write what a profile gives.
+    pub(super) fn loses_project(&self, profile: &Resolved) -> Option<String> {
+        let project = self.project.as_ref().filter(|project| !project.lost.get())?;
+        let reach = Reach::clone(&self.grants.reach()).and(profile);
+        let (below_writable, temporary) = (self.abilities.hold_below_writable(), self.own.temporary.iter());
+        hold(&project.tree, &reach, below_writable, temporary, self.grants.state()).err()
     }
 
     /// Sandboxes come to reach more: if they reach the skills of the project, those do not count any more.

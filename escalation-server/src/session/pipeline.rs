@@ -15,7 +15,7 @@ use super::intake::{self, Handles, Incoming};
 use super::server::Session;
 use super::settle::{Facts, Settled, is_wider, named, settle};
 use super::{elsewhere, prompt, rerun};
-use crate::flow::text::printable;
+use crate::flow::text::{printable, summary};
 use crate::flow::{
     Allowed, ContextId, Decision, EnvironmentChanges, Execution, Judgement, Outcome, Request, Source, Status,
     Verdict,
@@ -154,7 +154,7 @@ async fn attempt(
             (decision, Some(approval))
         }
     };
-    let decision = opened(session, decision, handles.age).await;
+    let decision = opened(session, decision, request, handles.age).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
     // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
@@ -188,13 +188,20 @@ async fn attempt(
     Ok((ticket, went))
 }
 
-/// An approved profile of its own becomes one that commands can run under, or the command is denied.
-async fn opened(session: &Session, decision: Decision, age: u64) -> Decision {
+/// An approved profile of its own becomes one that commands can run under, or the command is denied; so it
+/// is where what was granted has ended while somebody was asked.
+async fn opened(session: &Session, decision: Decision, request: &Request, age: u64) -> Decision {
+    let deny = |why: &str| Decision::Deny { reason: format!("{} ({why})", summary(&request.argv)) };
     match &decision {
+        Decision::Escalate { execution: Execution::Permissions(name), .. }
+            if !session.still_granted(name, request.context) =>
+        {
+            deny("what was granted has ended; run it again")
+        }
         Decision::Escalate { execution: Execution::Permissions(name), .. } if name.starts_with(WISHED) => {
             match session.open(name, Some(age)).await {
                 Ok(()) => decision,
-                Err(reason) => Decision::Deny { reason },
+                Err(why) => deny(&why),
             }
         }
         _ => decision,

@@ -442,7 +442,7 @@ fn kept(rerun: Option<&Rerun>) -> Vec<&Bytes> {
     rerun.env.iter().filter(kept).collect()
 }
 
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
 

@@ -2,12 +2,11 @@
 //! process is like. All of it before the decision is recorded.
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -52,8 +51,8 @@ impl Drop for Room {
 pub(super) struct Live {
     pub(super) pid: Option<i32>,
     pub(super) summary: String,
-    /// What it goes by as it runs, if it gets more than its asker has.
-    pub(super) relies_on: Vec<PathBuf>,
+    /// It gets more than its asker has.
+    pub(super) wider: bool,
 }
 
 /// A command, ready to be ordered.
@@ -227,17 +226,7 @@ pub(super) fn prepare(
         gate,
         gates: Vec::new(),
     };
-    let mut relies_on = Vec::new();
-    if wider {
-        let named = request.argv.iter().map(|word| Path::new(OsStr::from_bytes(word.as_slice())));
-        relies_on.extend(named.filter(|path| path.is_absolute()).map(Path::to_path_buf));
-        relies_on.push(exe.path.clone());
-        relies_on.extend(request.attested.cwd.iter().map(|cwd| cwd.path.clone()));
-        if let Shape::Script { interpreter, .. } = &exe.shape {
-            relies_on.extend(interpreter.clone());
-        }
-    }
-    let live = Live { pid: None, summary: summary(&request.argv), relies_on };
+    let live = Live { pid: None, summary: summary(&request.argv), wider };
     Ok(Rerun { live, start, argv, env, executable, changes, blake3, script, room })
 }
 

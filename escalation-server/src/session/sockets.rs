@@ -1,8 +1,8 @@
 //! System calls that the server answers in the kernel's place: a request socket for who has closed
 //! the inherited one, and connections to the sockets that a profile names.
 //!
-//! A thread that waits for an answer can change what its call points at, so that nothing is ever let
-//! through: what was looked at here is what is used here.
+//! A thread that waits for an answer can change what its call points at, so that nothing is let through
+//! here: what was looked at is what is used. (Of a command that is held to a script, [`scripts`] answers.)
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
