@@ -376,6 +376,9 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
     if path.as_os_str().len() > PATH_MAX {
         return None;
     }
+    let named = CString::new(path.as_os_str().as_bytes());
+    // Mostly there is no link on the way, and one look tells.
+    let straight = path.is_absolute() && named.is_ok_and(|named| process::open_exactly(&named).is_ok());
     let mut links = 0;
     let mut at = PathBuf::from("/");
     let mut left = parts(path);
@@ -388,7 +391,7 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
         if reach.could_change(&at) && !reach.is_the_way(&at, left.last().map(OsString::as_os_str)) {
             return None;
         }
-        if let Ok(target) = std::fs::read_link(&at) {
+        if !straight && let Ok(target) = std::fs::read_link(&at) {
             links += 1;
             if links > LINKS {
                 return None;
