@@ -76,6 +76,8 @@ pub(super) struct Command {
     pub(super) report: Option<Channel>,
     /// What it is to become, until its process is known.
     pub(super) order: Option<(Box<Become>, Vec<OwnedFd>)>,
+    /// Its waiter's connection, where the end is told there at once.
+    pub(super) waiter: Option<OwnedFd>,
     pub(super) fds: Vec<(u32, String)>,
     pub(super) ready: bool,
     /// Refused or failed: what comes after is no news.

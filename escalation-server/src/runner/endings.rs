@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::commands::SHELL;
 use super::enter::readable;
+use super::handover::{answer, tell_waiter};
 use super::message::{FromInit, FrontReport, Report, ToInit};
 use super::signals::{send, shares_group};
 use super::spawner::{LEFT, Spawner};
@@ -130,7 +131,11 @@ impl Spawner {
             self.tell_front(&FrontReport::Ended { status });
         } else {
             let Usage { user_us, sys_us, maxrss_kb } = usage;
+            // First, so that the server knows when the asker goes on.
             self.tell_server(&Report::Ended { id, status, user_us, sys_us, maxrss_kb });
+            if let Some((waiter, answer)) = command.waiter.zip(process::change(status).and_then(answer)) {
+                tell_waiter(&waiter, answer);
+            }
         }
     }
 }

@@ -1,12 +1,14 @@
-//! The descriptors that a command gets from its asker.
+//! What a command's process and the spawner have to do with its asker: descriptors come from there, and
+//! its end is told there.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use postern_shim::wire::{self, Handover, Kind};
+use postern_shim::wire::{self, Answer, Handover, Kind};
 
 use super::enter::{Step, Stop, failed, readable};
 use super::message::{Start, Target};
+use crate::sys::process::Change;
 use crate::sys::{process, socket};
 
 /// The waiter's descriptors, read here so that the spawner never holds what is not its own.
@@ -34,6 +36,23 @@ pub(super) fn receive_handover(connection: &OwnedFd) -> Step<Vec<(i32, OwnedFd)>
         if part.last {
             return Ok(handed);
         }
+    }
+}
+
+/// What a waiter is told of an end; none of anything else.
+pub(crate) fn answer(change: Change) -> Option<Answer<'static>> {
+    match change {
+        Change::Exited(code) => Some(Answer::Exited { code }),
+        Change::Signaled(signal) => Some(Answer::Signaled { signal }),
+        Change::Stopped(_) | Change::Continued => None,
+    }
+}
+
+/// Tells a waiter. One that is gone needs no answer.
+pub(super) fn tell_waiter(connection: &OwnedFd, answer: Answer<'_>) {
+    let mut frame = [0; 64];
+    if let Ok(length) = wire::encode(Kind::Answer, &answer, &mut frame) {
+        let _gone = socket::send(connection, frame.get(..length).unwrap_or_default(), &[]);
     }
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Start {
     pub(crate) gate: Option<i32>,
     /// Inodes of the request sockets of every context: no command gets another's.
     pub(crate) gates: Vec<u64>,
+    /// Whether the spawner tells the waiter how it ended, and nobody has to be asked before that.
+    pub(crate) tells_end: bool,
 }
 
 /// From the spawner to a process that stands by: become this command. The descriptors of its

@@ -16,6 +16,7 @@ mod standby;
 mod tree;
 
 pub(crate) use channel::Channel;
+pub(crate) use handover::answer;
 pub(crate) use link::{Command, Link};
 pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Names, Report, Start, Target, terminated};
 pub(crate) use spawner::{Profiles, SPAWNER, ShellStart, spawn};

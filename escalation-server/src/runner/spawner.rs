@@ -160,7 +160,8 @@ impl Spawner {
                 if self.childless() {
                     return;
                 }
-            } else {
+            } else if self.commands.reporting().next().is_none() {
+                // While the last ones run: a fork before that would keep them waiting.
                 self.standbys.replenish(&self.commands);
             }
             if self.hang_up.is_some_and(|when| when <= Instant::now()) {
@@ -397,8 +398,10 @@ impl Spawner {
         }
         order.own_session = !join_job(pid, order.start.waiter);
         let Some(report) = &command.report else { return };
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = report.send(&*order, &fds) {
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sent = report.send(&*order, &borrowed);
+        command.waiter = fds.into_iter().next().filter(|_| order.start.tells_end);
+        if let Err(error) = sent {
             // It has gone; what it said before that is still to be read.
             if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
                 return;

@@ -14,8 +14,8 @@ use super::pipeline::{ended_as, micros};
 use super::rerun::Rerun;
 use super::server::{Session, has_ended};
 use crate::flow::{Outcome, Status};
-use crate::runner::{Command, Cwd, Report, Target};
-use crate::sys::process::{self, Change};
+use crate::runner::{self, Command, Cwd, Report, Target};
+use crate::sys::process;
 
 /// Signals that a waiter may pass on: what a process can catch and people send.
 const PASSED_ON: [i32; 18] = [
@@ -58,6 +58,7 @@ pub(super) async fn run(
 ) -> Ended {
     let starting = session.grants.starting();
     let _room = rerun.keep_room();
+    let told = rerun.start.tells_end;
     session.live.borrow_mut().insert(id, std::mem::take(&mut rerun.live));
     if let Some(script) = &rerun.script {
         session.scripts.borrow_mut().insert(id, Arc::clone(script));
@@ -66,6 +67,10 @@ pub(super) async fn run(
         Ok(command) => follow(session, id, command, Some(starting), (handles, asker), began).await,
         Err(what) => Err(what),
     };
+    let followed = followed.map(|ended| match ended.outcome.status {
+        Status::Exited(_) | Status::Signaled(_) if told => Ended { answer: None, ..ended },
+        _ => ended,
+    });
     // Where it did not come so far that its calls were answered.
     session.scripts.borrow_mut().remove(&id);
     session.live.borrow_mut().remove(&id);
@@ -140,17 +145,13 @@ async fn follow(
                 Some(Report::Continued { number, .. }) => {
                     asker.answer(Answer::Continued { number });
                     // It may have been stopped while the command already went on.
-                    if crate::runner::is_stopped(handles.pid) {
+                    if runner::is_stopped(handles.pid) {
                         let _gone = process::pidfd_signal(&handles.peer, libc::SIGCONT);
                     }
                 }
                 Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
                     let change = process::change(status);
-                    let answer = match change {
-                        Some(Change::Exited(code)) => Some(Answer::Exited { code }),
-                        Some(Change::Signaled(signal)) => Some(Answer::Signaled { signal }),
-                        _ => None,
-                    };
+                    let answer = change.and_then(runner::answer);
                     let outcome = Outcome {
                         user_us: Some(user_us),
                         sys_us: Some(sys_us),

@@ -225,6 +225,7 @@ pub(super) fn prepare(
         wider,
         gate,
         gates: Vec::new(),
+        tells_end: true,
     };
     let live = Live { pid: None, summary: summary(&request.argv), wider };
     Ok(Rerun { live, start, argv, env, executable, changes, blake3, script, room })
