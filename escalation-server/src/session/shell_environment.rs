@@ -59,14 +59,44 @@ pub(crate) struct ShellEnvironment {
     set: BTreeMap<String, String>,
 }
 
+/// A pattern of names; in capitals and others they are the same to it.
 #[derive(Debug, Clone)]
-struct Pattern(GlobMatcher);
+struct Pattern {
+    text: String,
+    /// None where every wildcard is a `*`: compiling that costs a start more than all else here.
+    matcher: Option<GlobMatcher>,
+}
 
 impl Pattern {
-    /// Names in capitals and others are the same to it.
     fn new(text: &str) -> Result<Self, globset::Error> {
-        Ok(Self(GlobBuilder::new(text).case_insensitive(true).build()?.compile_matcher()))
+        let plain = text.bytes().all(|byte| byte == b'*' || byte == b'_' || byte.is_ascii_alphanumeric());
+        let compiled =
+            || GlobBuilder::new(text).case_insensitive(true).build().map(|glob| glob.compile_matcher());
+        let matcher = if plain { None } else { Some(compiled()?) };
+        Ok(Self { text: text.to_owned(), matcher })
     }
+
+    fn is_match(&self, name: &str) -> bool {
+        match &self.matcher {
+            Some(matcher) => matcher.is_match(name),
+            None => stars_match(&self.text.to_ascii_lowercase(), &name.to_ascii_lowercase()),
+        }
+    }
+}
+
+/// Whether a name is what a pattern's pieces are in their order, with anything for each `*`.
+fn stars_match(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(name) = name.strip_prefix(first) else { return false };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut name) = name.strip_suffix(last) else { return false };
+    middle.split('*').all(|piece| match name.split_once(piece) {
+        Some((_, after)) => {
+            name = after;
+            true
+        }
+        None => false,
+    })
 }
 
 /// What becomes of a variable.
@@ -105,10 +135,7 @@ impl ShellEnvironment {
     fn fate(&self, name: &[u8]) -> (bool, String) {
         let text = String::from_utf8_lossy(name);
         let among = |patterns: &[Pattern]| {
-            patterns
-                .iter()
-                .find(|pattern| pattern.0.is_match(&*text))
-                .map(|pattern| pattern.0.glob().glob().to_owned())
+            patterns.iter().find(|pattern| pattern.is_match(&text)).map(|pattern| pattern.text.clone())
         };
         if self.set.contains_key(&*text) {
             return (true, "set".to_owned());
@@ -187,6 +214,21 @@ mod tests {
             ["GH_TOKEN=x", "aws_secret_id=x", "LC_ALL=C"]
         );
         assert_eq!(arrives("set = { EDITOR = 'true' }"), ["HOME=/h", "LC_ALL=C", "EDITOR=true"]);
+    }
+
+    #[test]
+    fn stars_match_as_patterns_do() {
+        let names = ["", "A", "B", "AB", "BA", "ABA", "AAB", "XABX", "AXB", "a_b", "ABAB"];
+        let patterns =
+            ["", "*", "**", "A", "a*", "*b", "*AB*", "A*B", "A*A", "*a*b*", "A**B", "A*B*", "AB*AB"];
+        for pattern in patterns {
+            let glob = GlobBuilder::new(pattern).case_insensitive(true).build().unwrap().compile_matcher();
+            let own = Pattern::new(pattern).unwrap();
+            assert!(own.matcher.is_none());
+            for name in names {
+                assert_eq!(own.is_match(name), glob.is_match(name), "{pattern} {name}");
+            }
+        }
     }
 
     #[test]
