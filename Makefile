@@ -30,6 +30,8 @@ $(OUT)/.complete: $(SOURCES) zsh-patches/UPSTREAM zsh-patches/build zsh-patches/
 	@$(MAKE) --no-print-directory binaries
 	@mkdir -p $(OUT)/bin $(OUT)/shell
 	zsh-patches/build patched $(CURDIR)/$(OUT) $(CURDIR)/$(RELEASE)/libpostern_shim.a
+	install -m 755 $(RELEASE)/postern-spawner $(OUT)/libexec/postern/postern-spawner.new
+	mv $(OUT)/libexec/postern/postern-spawner.new $(OUT)/libexec/postern/postern-spawner
 	install -m 755 $(RELEASE)/postern $(OUT)/bin/postern.new
 	mv $(OUT)/bin/postern.new $(OUT)/bin/postern
 	ln -sfn postern $(OUT)/bin/posternsh
@@ -58,7 +60,7 @@ install: all
 	install -m 755 $(OUT)/bin/postern $(DESTDIR)$(PREFIX)/bin/postern
 	ln -sfn postern $(DESTDIR)$(PREFIX)/bin/posternsh
 	ln -sfn ../bin/postern $(DESTDIR)$(PREFIX)/shell/zsh
-	install -m 755 $(OUT)/libexec/postern/zsh $(DESTDIR)$(PREFIX)/libexec/postern/zsh
+	install -m 755 $(OUT)/libexec/postern/zsh $(OUT)/libexec/postern/postern-spawner $(DESTDIR)$(PREFIX)/libexec/postern/
 	umask 022; cp -R $(OUT)/lib/postern $(DESTDIR)$(PREFIX)/lib/
 	umask 022; install -d $(DESTDIR)$(PREFIX)/share/postern
 	umask 022; sed 's|@PREFIX@|$(PREFIX)|g' docs/apparmor.profile > $(DESTDIR)$(PREFIX)/share/postern/apparmor.profile

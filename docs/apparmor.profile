@@ -4,7 +4,7 @@
 abi <abi/4.0>,
 include <tunables/global>
 
-profile postern @PREFIX@/bin/postern flags=(unconfined) {
+profile postern @PREFIX@/{bin/postern,libexec/postern/postern-spawner} flags=(unconfined) {
   userns,
 
   include if exists <local/postern>

@@ -53,12 +53,18 @@ fn imports_point_down() {
     assert!(looked > 30, "{looked} files were found");
 }
 
+/// Whether a text names this, and not just something that ends so.
+fn names(text: &str, word: &str) -> bool {
+    let part = |letter: char| letter.is_alphanumeric() || letter == '_';
+    text.match_indices(word).any(|(at, _)| !text[..at].ends_with(part))
+}
+
 #[test]
 fn pure_rooms_touch_nothing() {
     for room in ["policy", "profile"] {
         for (path, text) in sources(&format!("escalation-server/src/{room}")) {
             for word in ["std::fs", "std::env", "std::time", "tokio", "std::process", "nix::", "libc::"] {
-                assert!(!code(&text).contains(word), "{} uses {word}", path.display());
+                assert!(!names(&code(&text), word), "{} uses {word}", path.display());
             }
         }
     }

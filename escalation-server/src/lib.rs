@@ -27,3 +27,4 @@ mod session;
 mod sys;
 
 pub use cli::main;
+pub use runner::main as spawner;

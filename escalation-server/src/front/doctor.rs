@@ -122,7 +122,9 @@ fn machine(abilities: &Abilities) -> Vec<Check> {
     let (namespaces, remedy) = match abilities.namespaces {
         Namespaces::ByUser => ("to be had, in user namespaces", ""),
         Namespaces::ByCapability => ("to be had, by capability", ""),
-        Namespaces::None(hint) => ("not to be had: Landlock alone would hold what it can", hint),
+        Namespaces::None(obstacle) => {
+            ("not to be had: Landlock alone would hold what it can", obstacle.remedy())
+        }
     };
     vec![
         Check::new("kernel", abilities.peers, release.trim(), "boot Linux 6.5 or later (SO_PEERPIDFD)"),

@@ -10,7 +10,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use postern_shim::wire::Bytes;
 
 use crate::runner::{FrontOrder, FrontReport, kill_descendants, terminated};
-use crate::session::{Directories, Options, Running, bytes, launch, prepare};
+use crate::session::{Directories, Early, Options, Running, bytes, launch, prepare};
 use crate::sys::process::{self, Change, Image};
 
 /// The exit status when no session could be started.
@@ -29,14 +29,22 @@ pub(crate) fn run(options: &Options, arguments: &[OsString], may_join: bool) -> 
     if may_join && postern_shim::client::inside(socket.as_ref().map(|text| text.as_bytes())) {
         return join(argv);
     }
-    let running = match prepare(options).and_then(|prepared| {
-        prepared.said().iter().for_each(|what| warn(what));
-        launch(prepared, argv)
-    }) {
-        Ok(running) => running,
+    let early = match Early::start() {
+        Ok(early) => early,
         Err(error) => return refuse(&error.to_string()),
     };
-    relay(&running)
+    let prepared = match prepare(options) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            early.dismiss();
+            return refuse(&error.to_string());
+        }
+    };
+    prepared.said().iter().for_each(|what| warn(what));
+    match launch(early, prepared, argv) {
+        Ok(running) => relay(&running),
+        Err(error) => refuse(&error.to_string()),
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "what was asked for is not given: who asked has to know")]

@@ -3,6 +3,7 @@
 mod builtin;
 mod json;
 mod merge;
+pub(crate) mod packed;
 mod resolve;
 
 pub(crate) use builtin::{

@@ -6,6 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::packed;
+
 /// What an entry gives. Ordered as entries for one path override each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,6 +93,7 @@ pub(crate) struct Bases {
 /// A pattern of denied paths below a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Denied {
+    #[serde(with = "packed")]
     pub(crate) root: PathBuf,
     pub(crate) pattern: String,
 }
@@ -116,11 +119,13 @@ impl std::fmt::Display for Denied {
 pub(crate) struct Resolved {
     pub(crate) name: String,
     pub(crate) unrestricted: bool,
+    #[serde(with = "packed")]
     pub(crate) entries: Vec<(PathBuf, Access)>,
     /// Patterns of paths that are denied.
     pub(crate) denied: Vec<Denied>,
     pub(crate) glob_depth: Option<NonZeroU32>,
     pub(crate) network: bool,
+    #[serde(with = "packed")]
     pub(crate) unix_sockets: Vec<PathBuf>,
     pub(crate) keeps_modes: bool,
 }

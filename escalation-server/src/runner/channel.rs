@@ -24,6 +24,11 @@ impl Channel {
         socket::pair().map(|(one, other)| (Self(one), Self(other)))
     }
 
+    /// The end that this process was executed with, by its number; none if it has none there.
+    pub(super) fn inherited(number: i32) -> Option<Self> {
+        process::adopt(number).ok().filter(|fd| socket::is_seqpacket(fd)).map(Self)
+    }
+
     /// Moves this end to the lowest free number that is at least `least`.
     pub(super) fn move_up(&mut self, least: i32) -> io::Result<()> {
         self.0 = process::move_up(self.0.try_clone()?, least)?;

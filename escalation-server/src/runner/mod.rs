@@ -1,5 +1,6 @@
 //! Carries decisions out. The spawner forks, and nobody else; the server talks to it.
 
+mod begin;
 mod channel;
 mod command;
 mod commands;
@@ -15,9 +16,11 @@ mod spawner;
 mod standby;
 mod tree;
 
+pub(crate) use begin::Waiting;
 pub(crate) use channel::Channel;
 pub(crate) use handover::answer;
 pub(crate) use link::{Command, Link};
 pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Names, Report, Start, Target, terminated};
-pub(crate) use spawner::{Profiles, SPAWNER, ShellStart, spawn};
+pub use spawner::main;
+pub(crate) use spawner::{Begin, Profiles, SPAWNER, ShellStart};
 pub(crate) use tree::{is_stopped, kill_descendants, parent_of};

@@ -1,6 +1,7 @@
 //! The spawner: one thread, in the shell's session, the only process that forks. It starts the
 //! shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::channel::Channel;
 use super::commands::{Command, Commands, Kept, Lifeline, SHELL};
@@ -19,6 +21,7 @@ use super::shell::{Shell, become_shell};
 use super::signals::{Witness, join_job, send};
 use super::standby::{Named, Standbys};
 use super::tree::{hang_up_stopped, kill_descendants};
+use crate::profile::packed;
 use crate::sandbox::{Abilities, Own, Plan};
 use crate::sys::process::{self, Fork};
 
@@ -35,7 +38,7 @@ pub(super) const LEFT: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What sandboxes are made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Profiles {
     pub(crate) abilities: Abilities,
     pub(crate) own: Own,
@@ -45,21 +48,29 @@ pub(crate) struct Profiles {
 }
 
 /// How the login shell starts.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ShellStart {
+    #[serde(with = "packed")]
     pub(crate) program: PathBuf,
     pub(crate) argv: Vec<Bytes>,
     pub(crate) env: Vec<Bytes>,
-    /// Number and socket of the gate.
-    pub(crate) gate: (i32, OwnedFd),
+    /// The number that the request socket gets.
+    pub(crate) gate: i32,
     pub(crate) cwd: Cwd,
     pub(crate) ignored: u64,
     pub(crate) blocked: u64,
-    pub(crate) open_files: libc::rlimit,
-    /// Says a byte when the server is ready.
-    pub(crate) go: OwnedFd,
+    /// How many files the caller may open, soft and hard.
+    pub(crate) open_files: (u64, u64),
     /// The caller's, besides 0 to 2.
     pub(crate) pass_fds: Vec<i32>,
+}
+
+/// All that a spawner is told when it begins, by the front. With it come the request socket's end that
+/// goes inside, and a pipe that says a byte when the server is ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Begin {
+    pub(crate) profiles: Profiles,
+    pub(crate) shell: ShellStart,
 }
 
 /// The spawner's state.
@@ -78,20 +89,58 @@ pub(super) struct Spawner {
     pub(super) recoveries: u32,
 }
 
-/// The spawner's life: starts the shell and serves until no process of the session is left.
-pub(crate) fn spawn(server: Channel, front: Channel, profiles: Profiles, shell: ShellStart) {
+/// The spawner's life, as its executable: is told by the front what to begin with, starts the shell and
+/// serves until no process of the session is left. Its arguments are the numbers of its two sockets, the
+/// front's and the server's.
+#[expect(clippy::print_stderr, reason = "executed by hand there is nobody else to be told")]
+pub fn main() -> i32 {
+    const NOT_STARTED: i32 = 125;
     process::set_name(SPAWNER_NAME);
-    let started = Spawner::new(server, front, profiles, &shell);
-    // Its descriptors were closed in favour of whoever waits for their end.
-    std::mem::forget(shell);
+    let inherited = |argument: Option<OsString>| {
+        Channel::inherited(argument.and_then(|number| number.to_str()?.parse().ok())?)
+    };
+    let mut arguments = std::env::args_os().skip(1);
+    let (Some(front), Some(server)) = (inherited(arguments.next()), inherited(arguments.next())) else {
+        eprintln!("postern-spawner: `postern` starts it, for a session");
+        return NOT_STARTED;
+    };
+    // One that could not prepare a session has ended, or said why.
+    let Some((begin, gate, go)) = await_begin(&front) else { return 0 };
+    let started = Spawner::new(server, front, begin.profiles, &begin.shell, (&gate, &go));
+    // They were closed in favour of whoever waits for their end.
+    std::mem::forget((gate, go));
     if let Some(spawner) = started {
         spawner.serve();
+    }
+    0
+}
+
+/// What the front has to say, and both descriptors; none if it has nothing.
+fn await_begin(front: &Channel) -> Option<(Begin, OwnedFd, OwnedFd)> {
+    readable(front, None).ok()?;
+    match front.receive::<Begin>() {
+        Ok(Some((begin, fds))) => {
+            let mut fds = fds.into_iter();
+            Some((begin, fds.next()?, fds.next()?))
+        }
+        Ok(None) => None,
+        Err(error) => {
+            let what = format!("the spawner cannot read what it is told: {error}");
+            let _told = front.send(&FrontReport::Failed { what }, &[]);
+            None
+        }
     }
 }
 
 impl Spawner {
     /// A spawner whose shell starts; none, and the front told why, if that cannot be.
-    fn new(server: Channel, front: Channel, profiles: Profiles, shell: &ShellStart) -> Option<Self> {
+    fn new(
+        server: Channel,
+        front: Channel,
+        profiles: Profiles,
+        shell: &ShellStart,
+        handles: (&OwnedFd, &OwnedFd),
+    ) -> Option<Self> {
         let made = (|| {
             process::become_subreaper().map_err(|error| format!("become a subreaper: {error}"))?;
             let witness = Witness::new().map_err(|error| format!("listen to signals: {error}"))?;
@@ -117,13 +166,11 @@ impl Spawner {
             ending: None,
             recoveries: 0,
         };
-        if let Err(what) = spawner.start_shell(shell) {
+        if let Err(what) = spawner.start_shell(shell, handles) {
             spawner.tell_front(&FrontReport::Failed { what });
             return None;
         }
         spawner.leave_caller();
-        // While the shell starts: what the configuration took is not needed any more.
-        process::trim_memory();
         Some(spawner)
     }
 
@@ -472,7 +519,7 @@ impl Spawner {
 
 // Starting.
 impl Spawner {
-    fn start_shell(&mut self, shell: &ShellStart) -> Result<(), String> {
+    fn start_shell(&mut self, shell: &ShellStart, (gate, go): (&OwnedFd, &OwnedFd)) -> Result<(), String> {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
@@ -492,12 +539,12 @@ impl Spawner {
                 program: &shell.program,
                 argv: &shell.argv,
                 env: &shell.env,
-                gate: (shell.gate.0, &shell.gate.1),
+                gate: (shell.gate, gate),
                 cwd: &shell.cwd,
-                open_files: shell.open_files,
+                open_files: libc::rlimit { rlim_cur: shell.open_files.0, rlim_max: shell.open_files.1 },
                 ignored: shell.ignored,
                 blocked: shell.blocked,
-                go: &shell.go,
+                go,
                 pass_fds: &shell.pass_fds,
                 covered,
             };

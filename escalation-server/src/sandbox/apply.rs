@@ -229,12 +229,12 @@ fn mask(path: &Path, open: &[(PathBuf, Access)]) -> io::Result<()> {
 /// An empty file that nobody may read, in the sandbox's own `/dev`.
 const NOTHING: &str = "/dev/.nothing";
 
-fn devices(names: &[&str], terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
+fn devices(names: &[String], terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
     let copy_of = |path: &Path| mount::copy(&process::open_exactly(&c_path(path)?)?);
     let dev = Path::new("/dev");
     let copies = names
         .iter()
-        .map(|name| copy_of(&dev.join(name)).map(|copy| (*name, copy)).named(format!("copy /dev/{name}")))
+        .map(|name| copy_of(&dev.join(name)).map(|copy| (name, copy)).named(format!("copy /dev/{name}")))
         .collect::<Result<Vec<_>, _>>()?;
     let terminal = match terminal {
         Some(path) => Some((path, copy_of(path).named("copy the terminal")?)),

@@ -4,11 +4,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::alone::{Weakness, leaves, weaknesses};
 use super::globs::expand;
 use super::placeholder::Leases;
 use super::probe::{Abilities, Namespaces};
-use crate::profile::{Access, Resolved};
+use crate::profile::{Access, Resolved, packed};
 
 /// Names that stay as they are directly below every writable root: what they hold makes other
 /// programs run things.
@@ -56,18 +58,21 @@ pub(crate) enum Refusal {
 }
 
 /// What of Postern's own lies around a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Own {
     /// Directories that nothing in a sandbox may see.
+    #[serde(with = "packed")]
     pub(crate) hidden: Vec<PathBuf>,
     /// Temporary directories, the session's own and the one that everybody has: a name protects
     /// nothing there, and anybody could put something in the way of others.
+    #[serde(with = "packed")]
     pub(crate) temporary: Vec<PathBuf>,
     pub(crate) leases: Leases,
     /// Whether any profile of the session names sockets of daemons. Descriptors can travel between
     /// sandboxes, so that what is connected is then looked at in each.
     pub(crate) serves_sockets: bool,
     /// The caller's terminal.
+    #[serde(with = "packed")]
     pub(crate) terminal: Option<PathBuf>,
 }
 
@@ -105,11 +110,12 @@ impl Facts {
     /// # Errors
     /// Any [`Refusal`] but those of a kernel that suffices for no sandbox.
     pub(crate) fn gather(profile: &Resolved, own: &Own, abilities: &Abilities) -> Result<Self, Refusal> {
-        if let Namespaces::None(hint) = abilities.namespaces {
+        if let Namespaces::None(obstacle) = abilities.namespaces {
             let mut missing = weaknesses(profile, own, abilities.landlock_abi);
             missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
             if !missing.is_empty() {
                 let (profile, allowed) = (profile.name.clone(), abilities.allowed.clone());
+                let hint = obstacle.remedy();
                 return Err(Refusal::Weaker { profile, hint, missing, allowed });
             }
         }

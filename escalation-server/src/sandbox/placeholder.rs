@@ -14,12 +14,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
+use crate::profile::packed;
 use crate::sys::process;
 
 /// Where the leases of a user's sessions are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Leases(PathBuf);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Leases(#[serde(with = "packed")] PathBuf);
 
 /// A lease on a stand-in; the last one takes it away when dropped, if it is still that and empty.
 #[derive(Debug)]

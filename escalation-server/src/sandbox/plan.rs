@@ -2,32 +2,34 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::alone::weaknesses;
 use super::facts::{Facts, Own};
 use super::probe::{Abilities, Namespaces};
 use super::seccomp::{Calls, Connecting};
-use crate::profile::{Access, Resolved};
+use crate::profile::{Access, Resolved, packed};
 use crate::sys::landlock::{SCOPES, fs};
 
 /// One change to what a process sees of the filesystem, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Mount {
     /// Everything that is mounted, read-only.
     ReadOnlyWorld,
     /// `/dev` with these devices, terminals of its own, and private shared memory.
-    Devices(Vec<&'static str>),
+    Devices(Vec<String>),
     /// This subtree, writable.
-    Writable(PathBuf),
+    Writable(#[serde(with = "packed")] PathBuf),
     /// This subtree, read-only.
-    ReadOnly(PathBuf),
+    ReadOnly(#[serde(with = "packed")] PathBuf),
     /// Nothing that anybody may read, over this file or directory; below it these stay as they are.
-    Mask(PathBuf, Vec<(PathBuf, Access)>),
+    Mask(#[serde(with = "packed")] PathBuf, #[serde(with = "packed")] Vec<(PathBuf, Access)>),
     /// A `/proc` of the sandbox's own processes.
     Processes,
 }
 
 /// A sandbox, ready to be applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// The profile, with what protects stated as entries.
     pub(crate) profile: Resolved,
@@ -35,12 +37,15 @@ pub(crate) struct Plan {
     pub(super) mounts: Vec<Mount>,
     pub(super) landlock_abi: u32,
     /// Paths and what Landlock allows below them.
+    #[serde(with = "packed")]
     pub(super) landlock: Vec<(PathBuf, u64)>,
     /// Protected paths that do not exist: to be put there by whoever applies this, and covered.
+    #[serde(with = "packed")]
     pub(crate) absent: Vec<PathBuf>,
     /// What its filters depend on.
     pub(super) calls: Calls,
-    /// What this sandbox does not hold, by name.
+    /// What this sandbox does not hold, by name. For people, before it travels.
+    #[serde(skip)]
     pub(crate) missing: Vec<&'static str>,
 }
 
@@ -217,7 +222,7 @@ fn mounts(profile: &Resolved, facts: &Facts) -> Vec<Mount> {
     if profile.access(Path::new("/")) != Some(Access::Write) {
         mounts.push(Mount::ReadOnlyWorld);
     }
-    mounts.push(Mount::Devices(facts.devices.clone()));
+    mounts.push(Mount::Devices(facts.devices.iter().map(|name| (*name).to_owned()).collect()));
     let mut mounted = profile.entries.clone();
     mounted.extend(
         pins(profile, facts.denied.iter().chain(&facts.hidden)).into_iter().map(|path| (path, Access::Write)),
@@ -376,7 +381,7 @@ mod tests {
             plan.mounts,
             [
                 Mount::ReadOnlyWorld,
-                Mount::Devices(vec!["null"]),
+                Mount::Devices(vec!["null".to_owned()]),
                 Mount::Writable("/w".into()),
                 Mount::ReadOnly("/w/a".into()),
                 Mount::Writable("/w/a/b".into()),

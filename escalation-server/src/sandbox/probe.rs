@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::apply::{renounce, split};
 use super::facts::Refusal;
 use super::seccomp::Programs;
@@ -11,18 +13,50 @@ use crate::sys::process::{self, Change, Fork};
 use crate::sys::{landlock, mount, socket};
 
 /// How a process gets namespaces of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Namespaces {
     /// Within a user namespace of its own.
     ByUser,
     /// By capabilities that it has.
     ByCapability,
-    /// Not at all: Landlock and seccomp alone hold what they can. Why not, and what to do.
-    None(&'static str),
+    /// Not at all: Landlock and seccomp alone hold what they can.
+    None(Obstacle),
+}
+
+/// Why namespaces are not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Obstacle {
+    NoneAllowed,
+    Privileged,
+    AppArmor,
+    Filter,
+    Unknown,
+}
+
+impl Obstacle {
+    /// What it is, and what to do about it.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::NoneAllowed => "set the sysctl user.max_user_namespaces above 0",
+            Self::Privileged => "set the sysctl kernel.unprivileged_userns_clone to 1",
+            Self::AppArmor => {
+                "AppArmor refuses them to programs without a profile: copy share/postern/apparmor.profile of the \
+                 installation to /etc/apparmor.d/postern and load it (apparmor_parser -r /etc/apparmor.d/postern), or set \
+                 the sysctl kernel.apparmor_restrict_unprivileged_userns to 0"
+            }
+            Self::Filter => {
+                "a seccomp filter around this process refuses them, or mounts in them, as containers and other sandboxes \
+                 do: allow both there (Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined)"
+            }
+            Self::Unknown => {
+                "something around this process refuses them, or mounts in them: allow both there, or start outside"
+            }
+        }
+    }
 }
 
 /// What the kernel offers to this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Abilities {
     /// 0: no Landlock.
     pub(crate) landlock_abi: u32,
@@ -118,18 +152,15 @@ fn namespaces(capable: bool, filtered: bool, armoured: bool, certain: bool) -> N
         return Namespaces::ByCapability;
     }
     Namespaces::None(if none {
-        "set the sysctl user.max_user_namespaces above 0"
+        Obstacle::NoneAllowed
     } else if privileged {
-        "set the sysctl kernel.unprivileged_userns_clone to 1"
+        Obstacle::Privileged
     } else if armoured {
-        "AppArmor refuses them to programs without a profile: copy share/postern/apparmor.profile of the installation to \
-         /etc/apparmor.d/postern and load it (apparmor_parser -r /etc/apparmor.d/postern), or set the sysctl \
-         kernel.apparmor_restrict_unprivileged_userns to 0"
+        Obstacle::AppArmor
     } else if filtered {
-        "a seccomp filter around this process refuses them, or mounts in them, as containers and other sandboxes do: \
-         allow both there (Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined)"
+        Obstacle::Filter
     } else {
-        "something around this process refuses them, or mounts in them: allow both there, or start outside"
+        Obstacle::Unknown
     })
 }
 

@@ -9,6 +9,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
     SeccompFilter, SeccompRule, sock_filter,
 };
+use serde::{Deserialize, Serialize};
 
 /// When a call is refused.
 enum When {
@@ -28,7 +29,7 @@ enum When {
 }
 
 /// What becomes of connect(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Connecting {
     /// There is nothing to connect to.
     Refused,
@@ -39,7 +40,7 @@ pub(crate) enum Connecting {
 }
 
 /// What its filters depend on in a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Calls {
     pub(crate) network: bool,
     /// Whether it has any socket of `AF_UNIX` to connect.

@@ -45,6 +45,11 @@ impl Directories {
         self.prefix.join("libexec/postern/zsh")
     }
 
+    /// What starts every process of a session.
+    pub(crate) fn spawner(&self) -> PathBuf {
+        self.prefix.join("libexec/postern/postern-spawner")
+    }
+
     /// Makes the state directory, for this user alone.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Reach, Resolved};
-use crate::runner::{Channel, Cwd, Profiles, ShellStart, spawn};
+use crate::runner::{Begin, Channel, Cwd, Profiles, ShellStart, Waiting};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
 use crate::sys::process::{self, Fork};
 
@@ -418,11 +418,39 @@ pub(super) fn real(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// Starts the spawner and the server; what remains is the front.
+/// What of a session starts while it is prepared.
+#[derive(Debug)]
+pub(crate) struct Early {
+    spawner: Waiting,
+    /// How many files this process could open, soft and hard.
+    open_files: (u64, u64),
+}
+
+impl Early {
+    /// # Errors
+    /// If the installation is not whole, or a fork or a socket is not to be had.
+    pub(crate) fn start() -> Result<Self, LaunchError> {
+        let directories = Directories::find().map_err(LaunchError::Find)?;
+        let limit = process::raise_open_files().map_err(io_error("raise the limit of open files"))?;
+        let spawner = Waiting::start(&directories.spawner()).map_err(io_error("start the spawner"))?;
+        Ok(Self { spawner, open_files: (limit.rlim_cur, limit.rlim_max) })
+    }
+
+    /// There will be no session.
+    pub(crate) fn dismiss(self) {
+        self.spawner.dismiss();
+    }
+}
+
+/// Lets the spawner begin and starts the server; what remains is the front.
 ///
 /// # Errors
 /// If a fork or a socket is not to be had.
-pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Running, LaunchError> {
+pub(crate) fn launch(
+    early: Early,
+    prepared: Prepared,
+    shell_argv: Vec<Bytes>,
+) -> Result<Running, LaunchError> {
     let baseline = callers_environment();
     // Whoever has no sandbox is the user.
     let given = match &prepared.plan {
@@ -430,8 +458,6 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         None => baseline.clone(),
     };
     let (gate_server, gate_inside) = crate::sys::socket::pair().map_err(io_error("create a socket"))?;
-    let (spawner_server, server_spawner) = Channel::pair().map_err(io_error("create a socket"))?;
-    let (front_spawner, spawner_front) = Channel::pair().map_err(io_error("create a socket"))?;
     let (front_server, server_front) = Channel::pair().map_err(io_error("create a socket"))?;
     let (go, ready) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(io_error("create a pipe"))?;
     let metadata = prepared.cwd.metadata().map_err(io_error("look at the working directory"))?;
@@ -441,49 +467,37 @@ pub(crate) fn launch(prepared: Prepared, shell_argv: Vec<Bytes>) -> Result<Runni
         ino: metadata.ino(),
     };
     let (ignored, blocked) = own_signals().map_err(io_error("read this process's signals"))?;
-    let open_files = process::raise_open_files().map_err(io_error("raise the limit of open files"))?;
-
-    let spawner_pid = match process::fork().map_err(io_error("fork the spawner"))? {
-        Fork::Parent(pid) => pid,
-        Fork::Child => {
-            drop((gate_server, server_spawner, front_spawner, front_server, server_front, ready));
-            let mut env = given;
-            if prepared.plan.is_some() {
-                env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
-                env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
-            }
-            env.push(Bytes(format!("{}={GATE}", postern_shim::SOCKET_VARIABLE).into_bytes()));
-            let shell = ShellStart {
-                program: prepared.directories.zsh(),
-                argv: shell_argv,
-                env,
-                gate: (GATE, gate_inside),
-                cwd,
-                ignored,
-                blocked,
-                open_files,
-                go,
-                pass_fds: prepared.pass_fds,
-            };
-            let profiles = Profiles {
-                abilities: prepared.abilities,
-                own: prepared.own,
-                turn: prepared.plan,
-                named: prepared
-                    .named
-                    .iter()
-                    .map(|(name, profile)| (name.clone(), (**profile).clone()))
-                    .collect(),
-            };
-            spawn(spawner_server, spawner_front, profiles, shell);
-            process::exit_now(0)
-        }
-    };
-
+    let mut env = given.clone();
+    if prepared.plan.is_some() {
+        env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
+        env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
+    }
+    env.push(Bytes(format!("{}={GATE}", postern_shim::SOCKET_VARIABLE).into_bytes()));
     let stance = prepared.stance();
+    let shell = ShellStart {
+        program: prepared.directories.zsh(),
+        argv: shell_argv.clone(),
+        env,
+        gate: GATE,
+        cwd,
+        ignored,
+        blocked,
+        open_files: early.open_files,
+        pass_fds: prepared.pass_fds,
+    };
+    let profiles = Profiles {
+        abilities: prepared.abilities.clone(),
+        own: prepared.own.clone(),
+        turn: prepared.plan,
+        named: prepared.named.iter().map(|(name, profile)| (name.clone(), (**profile).clone())).collect(),
+    };
+    let begun = early.spawner.begin(&Begin { profiles, shell }, &gate_inside, &go);
+    let (spawner_pid, front_spawner, server_spawner) = begun.map_err(io_error("tell the spawner"))?;
+    drop(go);
+
     let amended = super::rule_files::own(&prepared.directories);
     if let Fork::Child = process::fork().map_err(io_error("fork the server"))? {
-        drop((spawner_server, spawner_front, front_spawner, front_server, go));
+        drop((front_spawner, front_server));
         let keep = [&gate_server, &gate_inside, &ready].map(AsRawFd::as_raw_fd);
         leave_caller(&[&keep[..], &[server_spawner.as_raw_fd(), server_front.as_raw_fd()]].concat());
         server::serve(Setup {

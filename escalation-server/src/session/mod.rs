@@ -38,7 +38,7 @@ pub(crate) use control::{directory as control_directory, short as short_path, to
 pub(crate) use directories::Directories;
 pub(crate) use explain::{convert, explain, intersect, name};
 pub(crate) use explain_rules::{Written, explain_rules, list_rules};
-pub(crate) use launch::{Running, bytes, launch, prepare};
+pub(crate) use launch::{Early, Running, bytes, launch, prepare};
 pub(crate) use rule_files::{Matched, add_rule, check_rules, remove_rules, test_rules};
 pub(crate) use skills::{Declared, list_skills};
 pub(crate) use trust::{distrust, show_trust, trust};

@@ -20,23 +20,19 @@ pub(crate) enum Fork {
 /// # Errors
 /// If there is a second thread, besides what the kernel says.
 pub(crate) fn fork() -> io::Result<Fork> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    // unshare(2): with one thread it changes nothing, with more it fails. A filter may refuse the call.
+    // SAFETY: no pointer is passed.
+    let alone = match check(unsafe { libc::unshare(libc::CLONE_THREAD) }) {
+        Ok(_) => true,
+        Err(_) => std::fs::read_dir("/proc/self/task")?.count() == 1,
+    };
+    if !alone {
         return Err(io::Error::other("a process with threads must not fork"));
     }
     // SAFETY: one thread.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(pid)),
-    }
-}
-
-/// Gives memory back that is free: each fork copies what is known of it, and each exec after one frees
-/// that again.
-pub(crate) fn trim_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
@@ -566,6 +562,17 @@ pub(crate) fn fill_standard() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A descriptor that this process was executed with, close-on-exec from now on.
+///
+/// # Errors
+/// If there is none of this number.
+pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes an int.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: open, and whoever executed us opened it for this one owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Moves a descriptor to the lowest free number that is at least `least`, close-on-exec.
