@@ -22,6 +22,8 @@ fn records_are_neither_read_nor_written() {
                     "a journal beside it",
                     "open(f'{state}/records.db-journal', 'w').close(); os.unlink(f'{state}/records.db-journal')",
                 ),
+                ("what waits for it", "os.listdir(f'{state}/pending')"),
+                ("a session's journal", "n = f'{state}/pending/x'; open(n, 'w').close(); os.unlink(n)"),
                 ("move", "os.rename(state, new); os.rename(new, state)"),
                 ("move what holds it", "os.rename(f'{root}/state', new); os.rename(new, f'{root}/state')"),
                 ("by the root of the process", "os.listdir(f'/proc/self/root{state}')"),

@@ -14,6 +14,7 @@ mod machines;
 mod peers;
 mod permissions;
 mod project_skills;
+mod records;
 mod review;
 mod rules;
 mod scripts;

@@ -2,6 +2,7 @@
 //! but by failing.
 
 mod format;
+mod pending;
 mod reader;
 mod secrets;
 mod store;

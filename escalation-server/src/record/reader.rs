@@ -1,11 +1,12 @@
 //! Reads history back: one joined object a decision, in the order of time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Value, json};
 
+use super::pending::import;
 use super::store::{Event, StoreError, open_to_read};
 
 /// Which lines to read. Times in microseconds since 1970.
@@ -42,13 +43,24 @@ pub(crate) enum VerifyError {
 
 /// The records, opened for reading.
 #[derive(Debug)]
-pub(crate) struct Reader(Connection);
+pub(crate) struct Reader {
+    state: PathBuf,
+    connection: Connection,
+}
 
 impl Reader {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn open(state: &Path) -> Result<Self, StoreError> {
-        open_to_read(state).map(Self)
+        let connection = open_to_read(state)?;
+        Ok(Self { state: state.to_path_buf(), connection })
+    }
+
+    /// The database, with what servers that were killed have left for it.
+    fn current(&self) -> &Connection {
+        // Who may only read, reads what is there.
+        let _not_ours_to_write = import(&self.state);
+        &self.connection
     }
 
     /// Lines that pass the filter, oldest first.
@@ -72,7 +84,7 @@ impl Reader {
                 values.push(Sql::Integer(number));
             }
         }
-        let mut statement = self.0.prepare(&format!(
+        let mut statement = self.current().prepare(&format!(
             "SELECT d.session, d.seq, d.kind, d.time_us, d.body, d.hash, f.body,
                     coalesce((SELECT hash FROM events p WHERE p.session = d.session AND p.seq = d.seq - 1), '')
              FROM events d
@@ -114,7 +126,7 @@ impl Reader {
     /// The first event that does not.
     pub(crate) fn verify(&self) -> Result<u64, VerifyError> {
         let mut statement = self
-            .0
+            .current()
             .prepare(
                 "SELECT session, seq, kind, time_us, completes, body, hash FROM events ORDER BY session, seq",
             )
@@ -154,7 +166,7 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Read`].
     pub(crate) fn heads(&self) -> Result<Vec<(String, i64, String)>, StoreError> {
-        let mut statement = self.0.prepare(
+        let mut statement = self.current().prepare(
             "SELECT session, seq, hash FROM events e
              WHERE seq = (SELECT max(seq) FROM events WHERE session = e.session) ORDER BY time_us DESC",
         )?;

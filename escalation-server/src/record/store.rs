@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use serde::{Deserialize, Serialize};
 
 /// The format that this build writes. A newer one is read and never written.
 const FORMAT: i64 = 1;
@@ -26,8 +27,8 @@ pub(crate) enum StoreError {
     Read(#[from] rusqlite::Error),
 }
 
-/// One event as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One event as it is stored, and as a line of a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Event {
     pub(super) session: String,
     pub(super) seq: i64,
@@ -56,6 +57,30 @@ impl Event {
         }
         hasher.finalize().to_hex().to_string()
     }
+}
+
+/// Adds events to the chain that ends in `head`; returns its new end. Within a transaction.
+pub(super) fn append<'a>(
+    connection: &Connection,
+    mut head: String,
+    events: impl Iterator<Item = &'a Event>,
+) -> rusqlite::Result<String> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO events (session, seq, kind, time_us, completes, body, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for event in events {
+        head = event.hash(&head);
+        statement.execute((
+            &event.session,
+            event.seq,
+            &event.kind,
+            event.time_us,
+            event.completes,
+            &event.body,
+            &head,
+        ))?;
+    }
+    Ok(head)
 }
 
 pub(super) fn database(state: &Path) -> PathBuf {
