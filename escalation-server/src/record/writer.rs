@@ -189,11 +189,6 @@ impl Recorder {
 }
 
 impl Ticket {
-    /// The number of the decision, if it has a record.
-    pub(crate) fn seq(&self) -> Option<i64> {
-        self.seq
-    }
-
     /// Joins the outcome to the decision.
     pub(crate) fn finished(mut self, outcome: &Outcome) {
         if let Some(seq) = self.seq.take() {

@@ -82,6 +82,13 @@ impl Channel {
     }
 }
 
+impl From<OwnedFd> for Channel {
+    /// The end that came with a message.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

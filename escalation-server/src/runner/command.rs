@@ -8,7 +8,7 @@ use postern_shim::wire::Bytes;
 use super::channel::Channel;
 use super::enter::{Place, Step, Stop, failed, readable};
 use super::handover::{kind_of, passes, receive_handover};
-use super::message::{Become, ChildReport, Cwd, Image};
+use super::message::{Become, ChildReport, Cwd, Go, Image};
 use crate::sys::process::{self, Limits};
 
 /// Waits, confined and where the command will run, for the order to become it.
@@ -43,23 +43,34 @@ fn become_command(
 ) -> Stop {
     let start = &order.start;
     let ready = make_ready(order, fds, listener, session_limits, place, report).and_then(
-        |(executable, mut ready)| {
+        |(executable, go, mut ready)| {
+            let env = await_go(&go)?;
             if let Some(names) = start.names {
                 // Last: from here on nothing is found by its name until somebody answers.
                 ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?);
             }
-            Ok((executable, ready))
+            Ok((executable, env, ready))
         },
     );
     match ready {
         Err(stop) => stop,
-        Ok((executable, ready)) => match &start.image {
+        Ok((executable, env, ready)) => match &start.image {
             Image::Script { path, .. } => match c_string(path.as_slice()) {
-                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &start.env, &ready),
+                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &env, &ready),
                 Err(stop) => stop,
             },
-            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &start.env, &ready),
+            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &env, &ready),
         },
+    }
+}
+
+/// Waits until the decision is on record; what is returned is the command's environment.
+fn await_go(go: &Channel) -> Step<Bytes> {
+    readable(go, None).map_err(failed("wait for the record"))?;
+    match go.receive::<Go>() {
+        Ok(Some((go, _))) => Ok(go.env),
+        Ok(None) => Err(Stop::Failed("it is not on record".to_owned())),
+        Err(error) => Err(failed("wait for the record")(error)),
     }
 }
 
@@ -89,7 +100,7 @@ fn make_ready(
     session_limits: &Limits,
     place: &Place<'_>,
     report: &mut Channel,
-) -> Step<(OwnedFd, Ready)> {
+) -> Step<(OwnedFd, Channel, Ready)> {
     let start = &order.start;
     if order.own_session {
         let _leader = nix::unistd::setsid();
@@ -99,7 +110,7 @@ fn make_ready(
     }
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| Stop::Failed("a descriptor is missing".to_owned()));
-    let (connection, executable) = (next()?, next()?);
+    let (connection, executable, go) = (next()?, next()?, next()?);
     let cwd = if start.cwd == Cwd::Descriptor { Some(next()?) } else { None };
     let gate = start.gate.map(|number| next().map(|gate| (number, gate))).transpose()?;
     let handed = receive_handover(&connection)?;
@@ -109,7 +120,7 @@ fn make_ready(
     let highest = handed.iter().map(|(number, _)| *number).chain(start.gate).max().unwrap_or(0);
     let least = highest.max(2) + 1;
     let up = |fd| process::move_up(fd, least).map_err(failed("move a descriptor"));
-    let executable = up(executable)?;
+    let (executable, go) = (up(executable)?, up(go)?);
     let cwd = cwd.map(up).transpose()?;
     let gate = gate.map(|(number, gate)| Ok((number, up(gate)?))).transpose()?;
     let listener = listener.map(up).transpose()?;
@@ -130,7 +141,7 @@ fn make_ready(
 
     let passing = handed.iter().map(|(number, fd)| (*number, fd, kind_of(fd)));
     let placed: Vec<_> = passing.filter(|(_, fd, kind)| passes(fd, kind, start)).collect();
-    let mut keep = vec![report.as_raw_fd(), executable.as_raw_fd()];
+    let mut keep = vec![report.as_raw_fd(), executable.as_raw_fd(), go.as_raw_fd()];
     keep.extend(handed.iter().map(|(_, fd)| fd.as_raw_fd()));
     keep.extend(gate.iter().map(|(_, gate)| gate).chain(&listener).map(AsRawFd::as_raw_fd));
     process::close_others(&keep).map_err(failed("close descriptors"))?;
@@ -151,7 +162,7 @@ fn make_ready(
     };
     ready.kinds =
         placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
-    Ok((executable, ready))
+    Ok((executable, go.into(), ready))
 }
 
 pub(super) fn exec(

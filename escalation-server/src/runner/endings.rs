@@ -130,12 +130,12 @@ impl Spawner {
             self.tell_server(&Report::ShellEnded { status });
             self.tell_front(&FrontReport::Ended { status });
         } else {
-            let Usage { user_us, sys_us, maxrss_kb } = usage;
-            // First, so that the server knows when the asker goes on.
-            self.tell_server(&Report::Ended { id, status, user_us, sys_us, maxrss_kb });
+            // Somebody may wait for that, and nobody for what the server is told.
             if let Some((waiter, answer)) = command.waiter.zip(process::change(status).and_then(answer)) {
                 tell_waiter(&waiter, answer);
             }
+            let Usage { user_us, sys_us, maxrss_kb } = usage;
+            self.tell_server(&Report::Ended { id, status, user_us, sys_us, maxrss_kb });
         }
     }
 }

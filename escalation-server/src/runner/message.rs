@@ -61,8 +61,9 @@ pub(crate) struct Names {
     pub(crate) no_new_privileges: bool,
 }
 
-/// A command to start. With it come the waiter's connection, then the executable's descriptor,
-/// then the directory's if `cwd` says so, then the request socket if `gate` does.
+/// A command to start. With it come the waiter's connection, then the executable's descriptor, then the
+/// socket by which the command's process is told to [`Go`], then the directory's descriptor if `cwd` says
+/// so, then the request socket if `gate` does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) id: u64,
@@ -74,8 +75,6 @@ pub(crate) struct Start {
     pub(crate) cwd: Cwd,
     /// See [`terminated`].
     pub(crate) argv: Bytes,
-    /// So too.
-    pub(crate) env: Bytes,
     /// Who asked and now waits.
     pub(crate) waiter: i32,
     pub(crate) umask: u32,
@@ -90,6 +89,14 @@ pub(crate) struct Start {
     pub(crate) gates: Vec<u64>,
     /// Whether the spawner tells the waiter how it ended, and nobody has to be asked before that.
     pub(crate) tells_end: bool,
+}
+
+/// From the server to the process that has all but this to become the command: the decision is on record.
+/// An end in place of it means that it is not.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Go {
+    /// See [`terminated`].
+    pub(crate) env: Bytes,
 }
 
 /// From the spawner to a process that stands by: become this command. The descriptors of its

@@ -20,7 +20,7 @@ pub(crate) use begin::Waiting;
 pub(crate) use channel::Channel;
 pub(crate) use handover::answer;
 pub(crate) use link::{Command, Link};
-pub(crate) use message::{Cwd, FrontOrder, FrontReport, Image, Names, Report, Start, Target, terminated};
+pub(crate) use message::{Cwd, FrontOrder, FrontReport, Go, Image, Names, Report, Start, Target, terminated};
 pub use spawner::main;
 pub(crate) use spawner::{Begin, Profiles, SPAWNER, ShellStart};
 pub(crate) use tree::{is_stopped, kill_descendants, parent_of};

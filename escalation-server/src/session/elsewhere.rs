@@ -5,16 +5,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use postern_shim::wire::Answer;
+use postern_shim::wire::{Answer, Bytes};
 
 use super::asker::Asker;
 use super::grants::Starting;
 use super::intake::Handles;
 use super::pipeline::{ended_as, micros};
-use super::rerun::Rerun;
+use super::rerun::{Rerun, Room};
 use super::server::{Session, has_ended};
 use crate::flow::{Outcome, Status};
-use crate::runner::{self, Command, Cwd, Report, Target};
+use crate::runner::{self, Channel, Command, Cwd, Go, Report, Target, terminated};
 use crate::sys::process;
 
 /// Signals that a waiter may pass on: what a process can catch and people send.
@@ -47,49 +47,47 @@ pub(super) struct Ended {
     pub(super) answer: Option<Answer<'static>>,
 }
 
-/// Runs a command elsewhere, to its end, which its waiter is still to be told.
-pub(super) async fn run(
-    session: &Session,
+/// A command that has all but its environment, and is not on record yet. Dropped it does not run.
+#[derive(Debug)]
+pub(super) struct Ordered<'a> {
+    listed: Listed<'a>,
+    command: Command,
+    go: Channel,
+    starting: Option<Starting>,
+    /// Whether the spawner tells its waiter how it ended.
+    told: bool,
+    _room: Option<Room>,
+}
+
+/// A command among those that the session knows of.
+#[derive(Debug)]
+struct Listed<'a> {
+    session: &'a Session,
     id: u64,
-    mut rerun: Rerun,
-    handles: &Handles,
-    asker: &Asker,
-    began: Instant,
-) -> Ended {
-    let starting = session.grants.starting();
-    let _room = rerun.keep_room();
-    let told = rerun.start.tells_end;
-    session.live.borrow_mut().insert(id, std::mem::take(&mut rerun.live));
-    if let Some(script) = &rerun.script {
-        session.scripts.borrow_mut().insert(id, Arc::clone(script));
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        // Where it did not come so far that its calls were answered.
+        self.session.scripts.borrow_mut().remove(&self.id);
+        self.session.live.borrow_mut().remove(&self.id);
     }
-    let followed = match order(session, id, rerun, handles, asker).await {
-        Ok(command) => follow(session, id, command, Some(starting), (handles, asker), began).await,
-        Err(what) => Err(what),
-    };
-    let followed = followed.map(|ended| match ended.outcome.status {
-        Status::Exited(_) | Status::Signaled(_) if told => Ended { answer: None, ..ended },
-        _ => ended,
-    });
-    // Where it did not come so far that its calls were answered.
-    session.scripts.borrow_mut().remove(&id);
-    session.live.borrow_mut().remove(&id);
-    followed.unwrap_or_else(|what| {
-        asker.deny(&what);
-        Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
-    })
 }
 
 /// Gives the order, with every descriptor that it needs.
-async fn order(
-    session: &Session,
-    id: u64,
-    rerun: Rerun,
+///
+/// # Errors
+/// Why nothing was ordered.
+pub(super) async fn order<'a>(
+    session: &'a Session,
+    rerun: &mut Rerun,
     handles: &Handles,
     asker: &Asker,
-) -> Result<Command, String> {
-    let mut start = rerun.start;
-    start.id = id;
+) -> Result<Ordered<'a>, String> {
+    let starting = session.grants.starting();
+    let mut start = rerun.start.clone();
+    start.id = session.next_command();
+    let (id, told) = (start.id, start.tells_end);
     let gate = match (&start.target, start.gate) {
         (_, None) => None,
         // A new sandbox is a context of its own, with a socket of its own.
@@ -99,23 +97,51 @@ async fn order(
     let gate = gate.transpose().map_err(|error| format!("open a request socket: {error}"))?;
     // Last, so that it knows this command's own too.
     start.gates = session.gates().map_err(|error| format!("look at the request sockets: {error}"))?;
-    let mut fds = vec![asker.as_fd(), rerun.executable.as_fd()];
+    let (go, goes) = Channel::pair().map_err(|error| format!("make a socket: {error}"))?;
+    let mut fds = vec![asker.as_fd(), rerun.executable.as_fd(), goes.as_fd()];
     if start.cwd == Cwd::Descriptor {
         let cwd = handles.cwd.as_ref().ok_or("its working directory cannot be opened")?;
         fds.push(cwd.as_fd());
     }
     fds.extend(gate.as_ref().map(AsFd::as_fd));
-    session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))
+    session.live.borrow_mut().insert(id, std::mem::take(&mut rerun.live));
+    if let Some(script) = &rerun.script {
+        session.scripts.borrow_mut().insert(id, Arc::clone(script));
+    }
+    let listed = Listed { session, id };
+    let command =
+        session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))?;
+    Ok(Ordered { listed, command, go, starting: Some(starting), told, _room: rerun.keep_room() })
+}
+
+/// Runs what was ordered elsewhere, to its end, which its waiter is still to be told.
+pub(super) async fn run(
+    ordered: Result<Ordered<'_>, String>,
+    environment: &[Bytes],
+    handles: &Handles,
+    asker: &Asker,
+    began: Instant,
+) -> Ended {
+    let ran = match ordered {
+        Ok(ordered) => follow(ordered, environment, (handles, asker), began).await,
+        Err(what) => Err(what),
+    };
+    ran.unwrap_or_else(|what| {
+        asker.deny(&what);
+        Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
+    })
 }
 
 async fn follow(
-    session: &Session,
-    id: u64,
-    mut command: Command,
-    mut starting: Option<Starting>,
+    mut ordered: Ordered<'_>,
+    environment: &[Bytes],
     (handles, asker): (&Handles, &Asker),
     began: Instant,
 ) -> Result<Ended, String> {
+    let env = terminated(environment).map_err(|error| format!("its environment: {error}"))?;
+    // A process that has gone has reported why.
+    let _gone = ordered.go.send(&Go { env }, &[]);
+    let Ordered { listed: Listed { session, id }, command, starting, told, .. } = &mut ordered;
     let mut fds = Vec::new();
     let mut stops = 0;
     let mut started = false;
@@ -128,7 +154,7 @@ async fn follow(
                     fds = handed;
                     started = true;
                     drop(starting.take());
-                    if let Some(live) = session.live.borrow_mut().get_mut(&id) {
+                    if let Some(live) = session.live.borrow_mut().get_mut(id) {
                         live.pid = Some(pid);
                     }
                     asker.answer(Answer::Started);
@@ -151,7 +177,7 @@ async fn follow(
                 }
                 Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
                     let change = process::change(status);
-                    let answer = change.and_then(runner::answer);
+                    let answer = change.filter(|_| !*told).and_then(runner::answer);
                     let outcome = Outcome {
                         user_us: Some(user_us),
                         sys_us: Some(sys_us),

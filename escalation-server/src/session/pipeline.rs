@@ -152,6 +152,9 @@ async fn attempt(
         (Err(reason), _) => (Decision::Deny { reason }, None),
         (Ok(()), Settled::Decided(decision)) => (decision, None),
         (Ok(()), Settled::Asks(question)) => {
+            if let Some(rerun) = &mut rerun {
+                rerun.compute_environment(session, request, judgement);
+            }
             let (decision, approval) =
                 prompt::ask(session, request, handles, judgement, rerun.as_ref(), &question, asker).await;
             (decision, Some(approval))
@@ -159,20 +162,30 @@ async fn attempt(
     };
     let decision = opened(session, decision, request, handles.age).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
+    // Its process takes its time to get ready, and waits for the record then.
+    let mut ordered = None;
+    if let Some(rerun) = &mut rerun {
+        ordered = Some(elsewhere::order(session, rerun, handles, asker).await);
+    }
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
-    // handing over what a rerun gets, which does not start before its record. Not earlier: a waiter
-    // blocks the signals that were just read from it.
+    // handing over what a rerun gets. Not earlier: a waiter blocks the signals that were just read from it.
     match &decision {
         Decision::Run { .. } => asker.answer(Answer::Run),
         Decision::Escalate { .. } => asker.answer(Answer::Escalate),
         Decision::Deny { .. } => {}
     }
-
-    let changes = rerun.as_ref().map(|rerun| rerun.changes.clone()).unwrap_or_default();
+    if ordered.is_some() {
+        // The kernel mostly wakes the spawner on the processor that it was woken from.
+        std::thread::yield_now();
+    }
+    if let Some(rerun) = rerun.as_mut().filter(|_| approval.is_none()) {
+        rerun.compute_environment(session, request, judgement);
+    }
     if let (Some(exe), Some(rerun)) = (&mut request.attested.exe, &rerun) {
         exe.blake3.clone_from(&rerun.blake3);
     }
-    let mut body = body(session, request, judgement, &decision, &changes, decided_us);
+    let environment = rerun.as_mut().map(|rerun| std::mem::take(&mut rerun.environment)).unwrap_or_default();
+    let mut body = body(session, request, judgement, &decision, &environment.changes, decided_us);
     body["approval"] = approval.unwrap_or_default();
     body["script"] =
         rerun.as_ref().and_then(|rerun| Some(rerun.script.as_ref()?.recorded())).unwrap_or_default();
@@ -180,11 +193,10 @@ async fn attempt(
     let ticket = ticket.map_err(|error| format!("{}: {error}", printable(request.path.as_slice())))?;
     drop(body);
 
-    let went = match (decision, rerun) {
+    let went = match (decision, ordered) {
         (Decision::Run { .. }, _) => Went::InPlace,
-        (Decision::Escalate { .. }, Some(rerun)) => {
-            let id = ticket.seq().and_then(|seq| u64::try_from(seq).ok()).unwrap_or(u64::MAX);
-            Went::Elsewhere(elsewhere::run(session, id, rerun, handles, asker, began).await)
+        (Decision::Escalate { .. }, Some(ordered)) => {
+            Went::Elsewhere(elsewhere::run(ordered, &environment.variables, handles, asker, began).await)
         }
         (Decision::Escalate { reason, .. } | Decision::Deny { reason }, _) => Went::Denied(reason),
     };

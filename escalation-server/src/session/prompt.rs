@@ -235,7 +235,8 @@ fn asked(
         _ => None,
     };
     let profile = profile.as_deref();
-    let (argv, env) = rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.argv, &rerun.env));
+    let (argv, env) =
+        rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.argv, &rerun.environment.variables));
     let identity = {
         let mut hasher = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
@@ -403,7 +404,7 @@ fn fields(
             ),
         );
     }
-    if let Some(changes) = rerun.map(|rerun| &rerun.changes) {
+    if let Some(changes) = rerun.map(|rerun| &rerun.environment.changes) {
         let shown: Vec<_> = kept(rerun).iter().map(|variable| printable(variable.as_slice())).collect();
         add("variables kept", shown.join("\n"));
         let dropped: Vec<_> = changes.dropped.iter().map(|name| printable(name.as_slice())).collect();
@@ -437,9 +438,9 @@ fn kept(rerun: Option<&Rerun>) -> Vec<&Bytes> {
     let Some(rerun) = rerun else { return Vec::new() };
     let kept = |variable: &&Bytes| {
         let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
-        rerun.changes.kept.iter().any(|kept| kept.as_slice() == name)
+        rerun.environment.changes.kept.iter().any(|kept| kept.as_slice() == name)
     };
-    rerun.env.iter().filter(kept).collect()
+    rerun.environment.variables.iter().filter(kept).collect()
 }
 
 pub(super) fn shown(path: &Path) -> String {

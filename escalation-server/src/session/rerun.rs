@@ -61,9 +61,10 @@ pub(super) struct Rerun {
     pub(super) live: Live,
     pub(super) start: Start,
     pub(super) argv: Vec<Bytes>,
-    pub(super) env: Vec<Bytes>,
+    execution: Execution,
+    /// See [`Self::compute_environment`].
+    pub(super) environment: Environment,
     pub(super) executable: OwnedFd,
-    pub(super) changes: EnvironmentChanges,
     /// BLAKE3 of the bytes that will run, where they were copied or hashed.
     pub(super) blake3: Option<String>,
     /// The script that it is, if the sandbox could write that.
@@ -75,6 +76,55 @@ impl Rerun {
     /// The room of a copy that is needed until the command has ended, and not just until it runs.
     pub(super) fn keep_room(&mut self) -> Option<Room> {
         if self.script.is_some() { self.room.take() } else { None }
+    }
+
+    /// Computes the environment that it will have: before anybody is asked, since what is shown is what will
+    /// run, or while its process gets ready.
+    pub(super) fn compute_environment(
+        &mut self,
+        session: &Session,
+        request: &Request,
+        judgement: &Judgement,
+    ) {
+        let (mut env, changes) = if self.start.wider {
+            let reach = session.grants.reach();
+            let changeable =
+                |path: &[u8]| intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &reach).is_none();
+            let keep = &judgement.allowed.env_keep;
+            // Without a sandbox a command is the user; `everything` is all of that that is to be had.
+            let user = match &self.execution {
+                Execution::Unsandboxed => true,
+                Execution::Permissions(name) => name == EVERYTHING,
+                Execution::TurnDefault => false,
+            };
+            let within = || environ::within_a_sandbox(&session.baseline, &session.given, keep);
+            let baseline = if user { session.baseline.clone() } else { within() };
+            environ::compute(&baseline, &session.given, &request.env, keep, changeable)
+        } else {
+            (request.env.clone(), EnvironmentChanges::default())
+        };
+        env.retain(|variable| !variable.as_slice().starts_with(b"POSTERN_SOCKET="));
+        if self.start.wider
+            && let Some(cwd) = &request.attested.cwd
+        {
+            // The session's own are from where it started.
+            let stale = |variable: &Bytes| {
+                [&b"PWD="[..], b"OLDPWD="].iter().any(|name| variable.as_slice().starts_with(name))
+            };
+            env.retain(|variable| !stale(variable));
+            env.push(Bytes([b"PWD=", cwd.path.as_os_str().as_bytes()].concat()));
+        }
+        if !matches!(self.execution, Execution::Unsandboxed) {
+            let gate = format!("{}={}", postern_shim::SOCKET_VARIABLE, session.gate);
+            env.push(Bytes(gate.into_bytes()));
+            let own_temporary =
+                matches!(self.execution, Execution::Permissions(_)) && !of_turn(&self.execution);
+            env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR=") || !own_temporary);
+            if own_temporary {
+                env.push(Bytes([b"TMPDIR=", session.tmpdir.as_os_str().as_bytes()].concat()));
+            }
+        }
+        self.environment = Environment { variables: env, changes };
     }
 }
 
@@ -96,46 +146,12 @@ pub(super) fn prepare(
         Execution::Permissions(name) => Target::Profile(name.clone()),
     };
     let reach = session.grants.reach();
-    // What the turn was given it was given for whatever it runs.
-    let of_turn = matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED));
-    let (mut env, changes) = if wider {
-        let changeable =
-            |path: &[u8]| intake::leads(Path::new(std::ffi::OsStr::from_bytes(path)), &reach).is_none();
-        let keep = &judgement.allowed.env_keep;
-        // Without a sandbox a command is the user; `everything` is all of that that is to be had.
-        let user = match execution {
-            Execution::Unsandboxed => true,
-            Execution::Permissions(name) => name == EVERYTHING,
-            Execution::TurnDefault => false,
-        };
-        let within = || environ::within_a_sandbox(&session.baseline, &session.given, keep);
-        let baseline = if user { session.baseline.clone() } else { within() };
-        environ::compute(&baseline, &session.given, &request.env, keep, changeable)
-    } else {
-        (request.env.clone(), EnvironmentChanges::default())
-    };
-    env.retain(|variable| !variable.as_slice().starts_with(b"POSTERN_SOCKET="));
-    if wider && let Some(cwd) = &request.attested.cwd {
-        // The session's own are from where it started.
-        let stale = |variable: &Bytes| {
-            [&b"PWD="[..], b"OLDPWD="].iter().any(|name| variable.as_slice().starts_with(name))
-        };
-        env.retain(|variable| !stale(variable));
-        env.push(Bytes([b"PWD=", cwd.path.as_os_str().as_bytes()].concat()));
-    }
+    let of_turn = of_turn(execution);
     let gate = match target {
         // Outside nobody listens to a request socket: an unsandboxed command is the user.
         Target::Outside => None,
         Target::Turn | Target::Profile(_) => Some(session.gate),
     };
-    if let Some(number) = gate {
-        env.push(Bytes(format!("{}={number}", postern_shim::SOCKET_VARIABLE).into_bytes()));
-        let own_temporary = matches!(target, Target::Profile(_)) && !of_turn;
-        env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR=") || !own_temporary);
-        if own_temporary {
-            env.push(Bytes([b"TMPDIR=", session.tmpdir.as_os_str().as_bytes()].concat()));
-        }
-    }
 
     let path = Bytes(exe.path.as_os_str().as_bytes().to_vec());
     let (dev, ino) = (exe.file.dev, exe.file.ino);
@@ -217,7 +233,6 @@ pub(super) fn prepare(
         names: script.as_ref().map(|script| script.process),
         cwd,
         argv: terminated(&argv).map_err(text)?,
-        env: terminated(&env).map_err(text)?,
         waiter: request.attested.pid,
         umask: status.umask,
         ignored: status.ignored,
@@ -228,7 +243,20 @@ pub(super) fn prepare(
         tells_end: true,
     };
     let live = Live { pid: None, summary: summary(&request.argv), wider };
-    Ok(Rerun { live, start, argv, env, executable, changes, blake3, script, room })
+    let (execution, environment) = (execution.clone(), Environment::default());
+    Ok(Rerun { live, start, argv, execution, environment, executable, blake3, script, room })
+}
+
+/// What the turn was given it was given for whatever it runs.
+fn of_turn(execution: &Execution) -> bool {
+    matches!(execution, Execution::Permissions(name) if name.starts_with(GRANTED))
+}
+
+/// The environment of a command, and what became of the asker's.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    pub(super) variables: Vec<Bytes>,
+    pub(super) changes: EnvironmentChanges,
 }
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {

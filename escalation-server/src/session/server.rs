@@ -76,6 +76,7 @@ pub(super) struct Session {
     /// Profile and request socket of each context but the turn's.
     contexts: RefCell<HashMap<ContextId, (Rc<Resolved>, u64)>>,
     next_context: Cell<u32>,
+    next_command: Cell<u64>,
     accept: tokio::sync::mpsc::UnboundedSender<(ContextId, OwnedFd)>,
     /// Scripts that commands are held to, until the calls of their commands are answered.
     pub(super) scripts: RefCell<HashMap<u64, Arc<Script>>>,
@@ -239,6 +240,7 @@ async fn serve_async(setup: Setup) {
         turn_gate: theirs,
         contexts: RefCell::default(),
         next_context: Cell::new(1),
+        next_command: Cell::new(1),
         accept,
         scripts: RefCell::default(),
         connections: Arc::new(tokio::sync::Semaphore::new(sockets::CONNECTIONS)),
@@ -434,6 +436,11 @@ impl Session {
             pipeline::run(&session, context, asker).await;
             session.requests.set(session.requests.get() - 1);
         });
+    }
+
+    /// A number for a command that is ordered.
+    pub(super) fn next_command(&self) -> u64 {
+        self.next_command.replace(self.next_command.get() + 1)
     }
 
     /// Whether one more malformed request gets a record of its own: the first ones do, the rest are
