@@ -213,6 +213,8 @@ fn a_rule_keeps_the_variables_that_it_names_for_the_command_that_it_is_about() {
             // What is kept of a search path is where no sandbox can write.
             (keeps("'sh'", "'PATH'"), exporting("PATH=OWN:$PATH", "sh -c git-helper")),
             (keeps("'sh'", "'PATH'"), exporting("PATH=own:$PATH", "sh -c git-helper")),
+            (keeps("'sh'", "'PATH'"), exporting("PATH=/proc/self/cwd/own:$PATH", "sh -c git-helper")),
+            (keeps("'sh'", "'PATH'"), exporting("PATH=/dev/fd/../cwd/own:$PATH", "sh -c git-helper")),
             (keeps("'sh'", "'PATH'"), "ln -sfn own l; export PATH=$PWD/l:$PATH; sh -c git-helper".to_owned()),
         ];
         for (rules, line) in table {

@@ -393,7 +393,7 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
         }
         if !straight && let Ok(target) = std::fs::read_link(&at) {
             links += 1;
-            if links > LINKS {
+            if links > LINKS || is_of_processes(&at) {
                 return None;
             }
             at.pop();
@@ -404,6 +404,14 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
         }
     }
     Some(at)
+}
+
+/// Whether a link is one of proc(5), which leads whoever follows it to a place of its own. One that is not
+/// there any more is taken for one.
+fn is_of_processes(link: &Path) -> bool {
+    let directory = link.parent().unwrap_or(link);
+    nix::sys::statfs::statfs(directory)
+        .map_or(true, |found| found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
 /// A path's parts, last first.
