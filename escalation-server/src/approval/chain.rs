@@ -87,9 +87,11 @@ impl Chain {
         }
     }
 
-    /// Lets programs run in this environment from now on; before, it is empty.
-    pub(crate) fn runs_in(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
-        *self.environment.borrow_mut() = environment.into_iter().collect();
+    /// Lets programs, if there are any, run in this environment from now on; before, it is empty.
+    pub(crate) fn runs_in(&self, environment: impl FnOnce() -> Vec<(OsString, OsString)>) {
+        if self.approvers.iter().any(|approver| matches!(approver, Approver::Program(_))) {
+            *self.environment.borrow_mut() = environment().into();
+        }
     }
 
     /// Whether people are among those who answer.

@@ -310,7 +310,7 @@ impl Session {
             *self.grants.reach.borrow_mut() = Rc::new(reach);
             self.grants.age.set(self.grants.age.get() + 1);
             self.forget_hashes();
-            self.chain.runs_in(self.reviewers_environment());
+            self.chain.runs_in(|| self.reviewers_environment());
         }
         Ok(())
     }

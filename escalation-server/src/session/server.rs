@@ -253,7 +253,7 @@ async fn serve_async(setup: Setup) {
         declined: RefCell::default(),
         copied: Rc::default(),
     });
-    session.chain.runs_in(session.reviewers_environment());
+    session.chain.runs_in(|| session.reviewers_environment());
     if let Some(control) = control {
         tokio::task::spawn_local(control.serve(Rc::clone(&session)));
     }
