@@ -23,8 +23,8 @@ fn code(text: &str) -> String {
 const ROOMS: [(&str, &[&str]); 10] = [
     ("front", &["session", "approval", "record", "runner", "sandbox", "flow", "sys"]),
     ("session", &["runner", "sandbox", "approval", "record", "policy", "profile", "flow", "sys"]),
-    ("runner", &["sandbox", "profile", "flow", "sys"]),
-    ("sandbox", &["profile", "flow", "sys"]),
+    ("runner", &["sandbox", "profile", "sys"]),
+    ("sandbox", &["profile", "sys"]),
     ("approval", &["sys"]),
     ("record", &["flow"]),
     ("policy", &["flow"]),
@@ -185,6 +185,28 @@ fn of_zsh_only_the_shim_executes() {
     // And the hook is there.
     let main = tree.join("Src/exec.o");
     assert!(imports(&main, false).contains(&"postern_execve".to_owned()));
+}
+
+#[test]
+fn what_forks_is_small() {
+    let of = |command: &str, options: &[&str], file: &str| {
+        let output =
+            Command::new(command).args(options).arg(prefix().join("libexec/postern").join(file)).output();
+        text(&output.expect("binutils are installed").stdout).to_owned()
+    };
+    // Each of these words is on a page that every command's process is given a copy of.
+    let words = of("readelf", &["-rW"], "postern-spawner").lines().count();
+    assert!((1_000..16_000).contains(&words), "{words} words to relocate");
+    let strings = of("strings", &[], "postern-spawner");
+    assert!(strings.contains("different builds"));
+    for not_its_own in ["sqlite", "starlark", "ratatui"] {
+        assert!(!strings.contains(not_its_own), "{not_its_own}");
+    }
+    let needed = of("readelf", &["-dW"], "zsh");
+    assert!(
+        needed.contains("libc.so") && !needed.contains("libgcc_s") && needed.contains("BIND_NOW"),
+        "{needed}"
+    );
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //! * `policy`, `profile`: what rules say, what a profile gives. Pure.
 //! * `flow`: the nouns that travel.
 //! * `sys`: the kernel, and all `unsafe` code.
+//!
+//! Two executables are made of them: `postern`, of all, and `postern-spawner`, of `runner` and what is below.
 #![deny(unsafe_code)]
 
 mod approval;
@@ -27,4 +29,5 @@ mod session;
 mod sys;
 
 pub use cli::main;
+// Not called here: `src/spawner.rs` is made of the same rooms. It keeps them whole in this crate too.
 pub use runner::main as spawner;

@@ -1,7 +1,8 @@
-//! The `postern-spawner` executable. One of its own, of the rooms that it needs and nothing else: every
-//! command's process is copied from it, and what it does not have is not copied.
+//! The `postern-spawner` executable. One of its own, since every command's process is copied from it, and
+//! made of the rooms that it needs: linked from the library it would have 49 000 words for the loader to
+//! relocate in place of 12 000, and 7.8 MB in place of 2.8.
 #![deny(unsafe_code)]
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "what of these rooms the server alone uses")]
+#![expect(dead_code, unused_imports, unreachable_pub, reason = "what of these rooms the server alone uses")]
 
 mod profile;
 mod runner;

@@ -59,6 +59,10 @@ fn rules_and_configuration_and_the_installation_are_not_written() {
                 "os.rename(f'{installed}/libexec/postern/zsh', new); os.rename(new, f'{installed}/libexec/postern/zsh')",
             ),
             (
+                "the spawner",
+                "n = f'{installed}/libexec/postern/postern-spawner'; os.rename(n, new); os.rename(new, n)",
+            ),
+            (
                 "a module of the shell",
                 "n = f'{installed}/lib/postern/x.so'; open(n, 'w').close(); os.unlink(n)",
             ),

@@ -93,6 +93,41 @@ fn a_missing_zsh() {
     });
 }
 
+/// An installation of the world's own.
+fn installation(world: &World) -> std::path::PathBuf {
+    let installed = world.root.join("installed");
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(postern_tests::prefix()).arg(&installed).status();
+    assert!(copied.unwrap().success());
+    installed
+}
+
+#[test]
+fn no_session_starts_without_its_own_spawner() {
+    for_each_user(|world| {
+        let installed = installation(world);
+        let spawner = installed.join("libexec/postern/postern-spawner");
+        let real = installed.join("real");
+        std::fs::rename(&spawner, &real).unwrap();
+        let refused = |what: &str| {
+            world.own();
+            let run = "touch started";
+            let output = finish(world.plain_command(installed.join("bin/posternsh")).args(["-fc", run]));
+            assert_eq!(status(&output), 125, "{}", text(&output.stderr));
+            let said = text(&output.stderr);
+            assert!(said.contains(what) && said.contains("reinstall"), "{said}");
+            assert!(!world.workspace.join("started").exists());
+        };
+        refused("the spawner is missing at");
+        std::fs::write(&spawner, "").unwrap();
+        refused("postern-spawner: Permission denied");
+        // What they tell each other only one build understands.
+        std::fs::write(&spawner, format!("#!/bin/sh\nexec {} another $2 $3\n", real.display())).unwrap();
+        std::fs::set_permissions(&spawner, std::fs::Permissions::from_mode(0o755)).unwrap();
+        refused("are of different builds");
+    });
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_used() {
     for_each_user(|world| {
@@ -117,6 +152,59 @@ fn a_state_directory_that_cannot_be_used() {
     }
 }
 
+/// A small filesystem of the world's user.
+fn small(world: &World) -> std::path::PathBuf {
+    let state = world.root.join("small");
+    std::fs::create_dir(&state).unwrap();
+    let owner = match world.user {
+        postern_tests::User::Ordinary { uid, .. } => uid,
+        postern_tests::User::Ourselves => 0,
+    };
+    let options = format!("size=400k,uid={owner},mode=700");
+    let mut mount = std::process::Command::new("mount");
+    let mounted = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&state).status();
+    assert!(mounted.unwrap().success());
+    state
+}
+
+#[test]
+fn a_record_that_fails_once_its_command_is_ordered_starts_nothing() {
+    if !is_root() {
+        eprintln!("SKIPPED: mounting a small filesystem needs root");
+        return;
+    }
+    for_each_user(|world| {
+        let state = small(world);
+        let rules = world.write("r.rules", "prefix_rule(['touch'], execution = 'unsandboxed')");
+        // Nothing is recorded between the start and the command: the first to meet the full disk is its record.
+        let script = format!(
+            "zmodload zsh/zselect; : > ready; until [[ -e full ]] {{ zselect -t 2 }}; touch {}/escalated; print $?",
+            world.outside.display()
+        );
+        let mut session = world.postern();
+        session.env("XDG_STATE_HOME", &state).arg("--rules").arg(&rules).args(["--", "-fc", &script]);
+        let session = session.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let session = session.spawn().unwrap();
+        let ready = world.workspace.join("ready");
+        postern_tests::eventually("the session is ready", || ready.exists());
+        let journals = state.join("postern/pending");
+        let is_empty = || {
+            let listed = std::fs::read_dir(&journals).unwrap();
+            listed.map(|entry| entry.unwrap().metadata().unwrap().len()).sum::<u64>() == 0
+        };
+        postern_tests::eventually("the start is in the database", is_empty);
+        let mut filler = std::fs::File::create(state.join("filler")).unwrap();
+        while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
+        std::fs::write(world.workspace.join("full"), "").unwrap();
+        let output = session.wait_with_output().unwrap();
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(&state).status();
+        assert!(unmounted.unwrap().success());
+        assert_eq!(stdout(&output), "126", "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("is the disk full?"), "{}", text(&output.stderr));
+        assert!(!world.outside.join("escalated").exists());
+    });
+}
+
 #[test]
 fn a_full_disk_denies_what_cannot_be_recorded() {
     if !is_root() {
@@ -124,18 +212,7 @@ fn a_full_disk_denies_what_cannot_be_recorded() {
         return;
     }
     for_each_user(|world| {
-        let state = world.root.join("small");
-        std::fs::create_dir(&state).unwrap();
-        let owner = match world.user {
-            postern_tests::User::Ordinary { uid, .. } => uid,
-            postern_tests::User::Ourselves => 0,
-        };
-        let options = format!("size=400k,uid={owner},mode=700");
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(&state)
-            .status();
-        assert!(mounted.unwrap().success());
+        let state = small(world);
         let rules = world.write("r.rules", "prefix_rule(['touch'], execution = 'unsandboxed')");
         // The loop fills the records with commands that run in place, then escalation must stop.
         let script = format!(

@@ -40,6 +40,23 @@ fn what_is_not_utf8_passes_unharmed() {
 }
 
 #[test]
+fn a_project_whose_path_is_no_text() {
+    for_each_user(|world| {
+        let project = world.workspace.join(std::ffi::OsStr::from_bytes(b"p\xff\xfe"));
+        std::fs::create_dir_all(project.join(".git")).unwrap();
+        world.own();
+        let rules = "prefix_rule(['touch', 'outside'], execution = 'unsandboxed')\nprefix_rule(['ls'], execution = 'read-only')";
+        let rules = world.write("p.rules", rules);
+        let run = "touch inside; touch outside; ls; touch .git/x";
+        let mut session = world.postern();
+        session.current_dir(&project).arg("--rules").arg(rules).args(["--", "-fc", run]);
+        let output = finish(&mut session);
+        assert_eq!(stdout(&output), "inside\noutside", "{}", text(&output.stderr));
+        assert!(!project.join(".git/x").exists());
+    });
+}
+
+#[test]
 fn a_large_argument_and_a_large_argv_pass() {
     for_each_user(|world| {
         // MAX_ARG_STRLEN is 128 KiB with its NUL; two megabytes are what an 8 MiB stack allows.

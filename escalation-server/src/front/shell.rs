@@ -29,19 +29,12 @@ pub(crate) fn run(options: &Options, arguments: &[OsString], may_join: bool) -> 
     if may_join && postern_shim::client::inside(socket.as_ref().map(|text| text.as_bytes())) {
         return join(argv);
     }
-    let early = match Early::start() {
-        Ok(early) => early,
-        Err(error) => return refuse(&error.to_string()),
-    };
-    let prepared = match prepare(options) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            early.dismiss();
-            return refuse(&error.to_string());
-        }
-    };
-    prepared.said().iter().for_each(|what| warn(what));
-    match launch(early, prepared, argv) {
+    let running = Early::start().and_then(|early| {
+        let prepared = prepare(options)?;
+        prepared.said().iter().for_each(|what| warn(what));
+        launch(early, prepared, argv)
+    });
+    match running {
         Ok(running) => relay(&running),
         Err(error) => refuse(&error.to_string()),
     }

@@ -71,3 +71,34 @@ pub(crate) fn serialize<T: Packed, S: Serializer>(value: &T, serializer: S) -> R
 pub(crate) fn deserialize<'de, T: Packed, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     T::Form::deserialize(deserializer).map(T::unpack)
 }
+
+#[cfg(test)]
+mod tests {
+    use postern_shim::wire::{pack, unpack};
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Paths {
+        #[serde(with = "super")]
+        one: PathBuf,
+        #[serde(with = "super")]
+        perhaps: Option<PathBuf>,
+        #[serde(with = "super")]
+        several: Vec<PathBuf>,
+        #[serde(with = "super")]
+        with: Vec<(PathBuf, u8)>,
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_arrives() {
+        let path = PathBuf::from(OsString::from_vec(b"/p\xff/\xfe".to_vec()));
+        let paths = Paths {
+            one: path.clone(),
+            perhaps: Some(path.clone()),
+            several: vec![path.clone(), PathBuf::new()],
+            with: vec![(path, 7)],
+        };
+        assert_eq!(unpack::<Paths>(&pack(&paths).unwrap()).unwrap(), paths);
+    }
+}

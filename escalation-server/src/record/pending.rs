@@ -3,7 +3,7 @@
 //! puts into the database.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::store::{Event, StoreError, append, open_to_write};
 
+/// Bytes of a line at most: more than a request has, however it is written down.
+const LONGEST: u64 = 64 << 20;
 /// Bytes past which it is not left for another time to be emptied.
 const LONG: usize = 1 << 20;
 
@@ -114,13 +116,15 @@ pub(super) fn import(state: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     let mut connection = open_to_write(state)?;
-    for (path, file) in left {
+    let mut take_over = |path: &Path, file: &File| -> Result<(), StoreError> {
         let session = path.file_name().unwrap_or_default().to_string_lossy();
-        let events = events(&file, &session).map_err(failed)?;
+        let events = events(file, &session).map_err(failed)?;
         add(&mut connection, &session, &events)?;
-        std::fs::remove_file(&path).map_err(failed)?;
-    }
-    Ok(())
+        std::fs::remove_file(path).map_err(failed)
+    };
+    // One that cannot be taken over does not keep the others.
+    let taken: Vec<_> = left.iter().map(|(path, file)| take_over(path, file)).collect();
+    taken.into_iter().collect()
 }
 
 /// A journal that no server holds any more, locked so that nobody else takes it over.
@@ -137,7 +141,7 @@ fn events(file: &File, session: &str) -> io::Result<Vec<Event>> {
     let mut events: Vec<Event> = Vec::new();
     loop {
         let mut line = Vec::new();
-        lines.read_until(b'\n', &mut line)?;
+        (&mut lines).take(LONGEST).read_until(b'\n', &mut line)?;
         let event = line.strip_suffix(b"\n").and_then(|text| serde_json::from_slice::<Event>(text).ok());
         match event {
             Some(event)

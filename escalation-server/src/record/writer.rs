@@ -284,9 +284,8 @@ fn commit_groups(queue: &Queue, chain: &Mutex<Chain>, max_bytes: u64) {
         let _broken = commit(chain, queue);
     }
     // Otherwise the journal has what the next one to open the records needs.
-    if commit(chain, queue).is_ok()
-        && let Err(error) = queue.lock().pending.remove()
-    {
+    let committed = commit(chain, queue).is_ok() && queue.lock().events.is_empty();
+    if committed && let Err(error) = queue.lock().pending.remove() {
         tracing::warn!(%error, "the session's journal cannot be removed");
     }
     // Now that nobody waits any more.
@@ -311,7 +310,15 @@ fn commit(chain: &Mutex<Chain>, queue: &Queue) -> Result<(), Unrecorded> {
     let alone = waiting.pending.is_long().then_some(waiting);
     let inserted = insert(&mut chain, &group);
     let mut waiting = alone.unwrap_or_else(|| queue.lock());
-    inserted.map_err(|error| waiting.give_up(&error))?;
+    match inserted {
+        // Another session holds the database for long: what is durable is so already, and nothing is lost.
+        Err(error)
+            if is_busy(&error) && waiting.events.len() < MOST_WAITING && !waiting.pending.is_long() =>
+        {
+            return Ok(());
+        }
+        inserted => inserted.map_err(|error| waiting.give_up(&error))?,
+    }
     waiting.events.drain(..group.len());
     waiting.in_journal = waiting.in_journal.saturating_sub(group.len());
     // Otherwise it is for the next time: what the database has is skipped by whoever takes it over.
@@ -319,6 +326,10 @@ fn commit(chain: &Mutex<Chain>, queue: &Queue) -> Result<(), Unrecorded> {
         waiting.pending.clear().map_err(|error| waiting.give_up(&error))?;
     }
     Ok(())
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
 fn insert(chain: &mut Chain, group: &[Arc<Event>]) -> rusqlite::Result<()> {

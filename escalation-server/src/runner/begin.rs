@@ -13,15 +13,18 @@ use super::message::{FrontReport, terminated};
 use super::spawner::Begin;
 use crate::sys::process::{self, Fork, Image};
 
-/// A spawner that waits to be told what to begin with.
+/// Of which sources this is. What the front and the spawner tell each other is understood by one build.
+pub(super) const BUILD: &str = env!("POSTERN_BUILD");
+
+/// A spawner that waits to be told what to begin with. Dropped before that, it is gone when that returns.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct NewSpawner {
     pid: i32,
-    front: Channel,
-    server: Channel,
+    /// Until it begins.
+    channels: Option<(Channel, Channel)>,
 }
 
-impl Waiting {
+impl NewSpawner {
     /// Executes the spawner.
     ///
     /// # Errors
@@ -32,18 +35,17 @@ impl Waiting {
         let (server, server_theirs) = Channel::pair()?;
         let text = |number: i32| Bytes(number.to_string().into_bytes());
         let numbers = [&front_theirs, &server_theirs].map(|channel| text(channel.as_raw_fd()));
-        let argv = terminated(&[&[Bytes(super::SPAWNER.as_bytes().to_vec())][..], &numbers].concat())?;
-        let env = std::env::vars_os()
-            .map(|(name, value)| Bytes([name.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<Vec<_>>();
-        let env = terminated(&env)?;
+        let words = [super::SPAWNER, BUILD].map(|word| Bytes(word.as_bytes().to_vec()));
+        let argv = terminated(&[&words[..], &numbers].concat())?;
         if let Fork::Parent(pid) = process::fork()? {
-            return Ok(Self { pid, front, server });
+            return Ok(Self { pid, channels: Some((front, server)) });
         }
+        // Kept across the exec.
         let kept =
             [&front_theirs, &server_theirs].map(|channel| process::place(channel, channel.as_raw_fd()));
         let error = match kept.into_iter().collect::<io::Result<()>>() {
-            Ok(()) => process::execute(&Image::Path(&path), argv.as_slice(), env.as_slice()),
+            // Nothing of the caller's environment is for it: what it starts is told its own.
+            Ok(()) => process::execute(&Image::Path(&path), argv.as_slice(), &[]),
             Err(error) => error,
         };
         let what = format!("execute {}: {error}; run `make`, or reinstall", program.display());
@@ -56,20 +58,23 @@ impl Waiting {
     /// # Errors
     /// If it cannot be told. One that is gone is noticed by its end.
     pub(crate) fn begin(
-        self,
+        mut self,
         begin: &Begin,
         gate: &OwnedFd,
         go: &OwnedFd,
     ) -> io::Result<(i32, Channel, Channel)> {
-        match self.front.send(begin, &[gate.as_fd(), go.as_fd()]) {
+        let (front, server) = self.channels.take().ok_or(io::ErrorKind::NotConnected)?;
+        match front.send(begin, &[gate.as_fd(), go.as_fd()]) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            _ => Ok((self.pid, self.front, self.server)),
+            _ => Ok((self.pid, front, server)),
         }
     }
+}
 
-    /// Lets it go: there is no session.
-    pub(crate) fn dismiss(self) {
-        drop((self.front, self.server));
-        let _ended = process::wait_for(self.pid);
+impl Drop for NewSpawner {
+    fn drop(&mut self) {
+        if self.channels.take().is_some() {
+            let _ended = process::wait_for(self.pid);
+        }
     }
 }

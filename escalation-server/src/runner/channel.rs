@@ -50,7 +50,12 @@ impl Channel {
     /// The next value, or none at the end. `WouldBlock` if there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut buffer = Vec::with_capacity(MOST_INLINE);
-        let mut message = socket::receive(&self.0, &mut buffer)?;
+        let mut received = socket::receive(&self.0, &mut buffer);
+        if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
+            // The peer has ended without reading all: told once, before what it had sent.
+            received = socket::receive(&self.0, &mut buffer);
+        }
+        let mut message = received?;
         let Some((&tag, inline)) = buffer.split_first() else {
             return Ok(None);
         };

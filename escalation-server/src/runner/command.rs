@@ -17,6 +17,8 @@ pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut 
         let listener = place.confine()?;
         // What can be done before is not waited for.
         process::default_signals();
+        // In its job what is sent to the command comes here first, and is the command's once it runs.
+        process::set_signals(0, u64::MAX);
         // What this process remembers is none of its neighbours' business. An exec ends that.
         process::hide_memory().map_err(failed("hide this process's memory"))?;
         readable(report, None).map_err(failed("wait for the order"))?;
@@ -54,13 +56,17 @@ fn become_command(
     );
     match ready {
         Err(stop) => stop,
-        Ok((executable, env, ready)) => match &start.image {
-            Image::Script { path, .. } => match c_string(path.as_slice()) {
-                Ok(path) => exec(report, &process::Image::Path(&path), &start.argv, &env, &ready),
-                Err(stop) => stop,
-            },
-            _ => exec(report, &process::Image::File(executable.as_fd()), &start.argv, &env, &ready),
-        },
+        Ok((executable, env, ready)) => {
+            let signals = (start.ignored, start.blocked);
+            let run = |image: process::Image<'_>| exec(report, &image, &start.argv, &env, signals, &ready);
+            match &start.image {
+                Image::Script { path, .. } => match c_string(path.as_slice()) {
+                    Ok(path) => run(process::Image::Path(&path)),
+                    Err(stop) => stop,
+                },
+                _ => run(process::Image::File(executable.as_fd())),
+            }
+        }
     }
 }
 
@@ -170,12 +176,15 @@ pub(super) fn exec(
     image: &process::Image<'_>,
     argv: &Bytes,
     env: &Bytes,
+    (ignored, blocked): (u64, u64),
     ready: &Ready,
 ) -> Stop {
     let served: Vec<_> = ready.served.iter().map(AsFd::as_fd).collect();
     if let Err(error) = report.send(&ChildReport::Ready { fds: ready.kinds.clone() }, &served) {
         return Stop::Failed(format!("report: {error}"));
     }
+    // Last: a signal that came before ends what is known to run.
+    process::set_signals(ignored, blocked);
     Stop::Refused(process::execute(image, argv.as_slice(), env.as_slice()))
 }
 
@@ -229,6 +238,5 @@ fn inherit(order: &Become, session: &Limits) -> Step<()> {
     if order.nice > process::nice(0) {
         process::set_nice(order.nice);
     }
-    process::set_signals(start.ignored, start.blocked);
     Ok(())
 }

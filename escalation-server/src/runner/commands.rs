@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::message::{Become, Target};
@@ -93,6 +94,8 @@ pub(super) struct Command {
     pub(super) profile: Option<String>,
     /// Who asked for it.
     pub(super) asker: i32,
+    /// When.
+    pub(super) since: Option<Instant>,
 }
 
 /// A change of a child, as wait4(2) told it.
@@ -134,6 +137,12 @@ impl Commands {
         self.by_id.iter().filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
     }
 
+    /// Whether a command that was ordered within this time does not run yet.
+    pub(super) fn are_starting(&self, within: Duration) -> bool {
+        let starting = self.by_id.values().filter(|command| command.report.is_some());
+        starting.filter_map(|command| command.since).any(|since| since.elapsed() < within)
+    }
+
     /// Commands under one of these profiles, and first processes of sandboxes of theirs.
     pub(super) fn under(&self, profiles: &[String]) -> (Vec<u64>, Vec<i32>) {
         let among = |profile: &Option<String>| profile.as_ref().is_some_and(|name| profiles.contains(name));
@@ -142,7 +151,7 @@ impl Commands {
         (commands.map(|(id, _)| *id).collect(), sandboxes.map(|(init, _)| *init).collect())
     }
 
-    /// Every descriptor that this table holds.
+    /// Every descriptor that this table holds before the first command is ordered.
     pub(super) fn fds(&self) -> impl Iterator<Item = i32> {
         let reports = self.by_id.values().filter_map(|command| command.report.as_ref());
         let unknown = self.by_id.values().map(|command| &command.lifeline);

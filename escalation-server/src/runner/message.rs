@@ -1,5 +1,5 @@
-//! What the server, the spawner, the front and new processes tell each other. All are of one
-//! build and one fork, so there is nothing to negotiate.
+//! What the server, the spawner, the front and new processes tell each other. All are of one build, which
+//! the spawner makes sure of, so there is nothing to negotiate.
 
 use std::io;
 

@@ -16,7 +16,7 @@ mod spawner;
 mod standby;
 mod tree;
 
-pub(crate) use begin::Waiting;
+pub(crate) use begin::NewSpawner;
 pub(crate) use channel::Channel;
 pub(crate) use handover::answer;
 pub(crate) use link::{Command, Link};

@@ -70,7 +70,6 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
         process::close_others(&keep).map_err(failed("close descriptors"))?;
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
         process::default_signals();
-        process::set_signals(shell.ignored, shell.blocked);
         let strings = |list| terminated(list).map_err(failed("its arguments and environment"));
         let (argv, env) = (strings(shell.argv)?, strings(shell.env)?);
         Ok((program, argv, env, Ready::serving(listener, process::standard(shell.gate.0))?))
@@ -78,7 +77,8 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
     match result {
         Err(stop) => stop,
         Ok((program, argv, env, ready)) => {
-            exec(report, &process::Image::File(program.as_fd()), &argv, &env, &ready)
+            let signals = (shell.ignored, shell.blocked);
+            exec(report, &process::Image::File(program.as_fd()), &argv, &env, signals, &ready)
         }
     }
 }

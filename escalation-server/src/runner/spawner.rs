@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use postern_shim::wire::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::begin::BUILD;
 use super::channel::Channel;
 use super::commands::{Command, Commands, Kept, Lifeline, SHELL};
 use super::enter::{Sandbox, enter, readable};
@@ -36,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) const LEFT: Duration = Duration::from_millis(20);
 /// And so long after that again.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// So long a command that starts is not kept waiting. One whose asker hands nothing over may take longer.
+const STARTING: Duration = Duration::from_millis(20);
 
 /// What sandboxes are made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,8 +94,8 @@ pub(super) struct Spawner {
 }
 
 /// The spawner's life, as its executable: is told by the front what to begin with, starts the shell and
-/// serves until no process of the session is left. Its arguments are the numbers of its two sockets, the
-/// front's and the server's.
+/// serves until no process of the session is left. Its arguments are the front's build and the numbers of
+/// its two sockets, the front's and the server's.
 #[expect(clippy::print_stderr, reason = "executed by hand there is nobody else to be told")]
 pub fn main() -> i32 {
     const NOT_STARTED: i32 = 125;
@@ -100,10 +104,17 @@ pub fn main() -> i32 {
         Channel::inherited(argument.and_then(|number| number.to_str()?.parse().ok())?)
     };
     let mut arguments = std::env::args_os().skip(1);
+    let of_this_build = arguments.next().is_some_and(|build| build == BUILD);
     let (Some(front), Some(server)) = (inherited(arguments.next()), inherited(arguments.next())) else {
         eprintln!("postern-spawner: `postern` starts it, for a session");
         return NOT_STARTED;
     };
+    if !of_this_build {
+        let what =
+            "bin/postern and libexec/postern/postern-spawner are of different builds: reinstall".to_owned();
+        let _told = front.send(&FrontReport::Failed { what }, &[]);
+        return NOT_STARTED;
+    }
     // One that could not prepare a session has ended, or said why.
     let Some((begin, gate, go)) = await_begin(&front) else { return 0 };
     let started = Spawner::new(server, front, begin.profiles, &begin.shell, (&gate, &go));
@@ -125,7 +136,7 @@ fn await_begin(front: &Channel) -> Option<(Begin, OwnedFd, OwnedFd)> {
         }
         Ok(None) => None,
         Err(error) => {
-            let what = format!("the spawner cannot read what it is told: {error}");
+            let what = format!("the spawner cannot read what it is told: {error}; reinstall");
             let _told = front.send(&FrontReport::Failed { what }, &[]);
             None
         }
@@ -207,7 +218,7 @@ impl Spawner {
                 if self.childless() {
                     return;
                 }
-            } else if self.commands.reporting().next().is_none() {
+            } else if !self.commands.are_starting(STARTING) {
                 // While the last ones run: a fork before that would keep them waiting.
                 self.standbys.replenish(&self.commands);
             }
@@ -628,6 +639,7 @@ impl Spawner {
             order: Some((Box::new(order), fds)),
             in_turn,
             asker,
+            since: Some(Instant::now()),
             ..Command::default()
         };
         self.commands.add(id, command);

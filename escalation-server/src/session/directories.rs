@@ -47,7 +47,7 @@ impl Directories {
 
     /// What starts every process of a session.
     pub(crate) fn spawner(&self) -> PathBuf {
-        self.prefix.join("libexec/postern/postern-spawner")
+        self.prefix.join("libexec/postern").join(crate::runner::SPAWNER)
     }
 
     /// Makes the state directory, for this user alone.

@@ -1,6 +1,7 @@
-//! Carries an escalation out: orders the command from the spawner and tells the waiter all that
-//! happens to it.
+//! Carries an escalation out: orders the command from the spawner, lets it go once it is on record, and
+//! tells the waiter all that happens to it but, mostly, its end.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,19 +48,20 @@ pub(super) struct Ended {
     pub(super) answer: Option<Answer<'static>>,
 }
 
-/// A command that has all but its environment, and is not on record yet. Dropped it does not run.
+/// A command whose process gets ready, and which is not on record yet. Dropped it does not run: that
+/// process sees the end of `go`, and ends.
 #[derive(Debug)]
 pub(super) struct Ordered<'a> {
     listed: Listed<'a>,
     command: Command,
     go: Channel,
-    starting: Option<Starting>,
+    starting: Starting,
     /// Whether the spawner tells its waiter how it ended.
     told: bool,
-    _room: Option<Room>,
+    room: Option<Room>,
 }
 
-/// A command among those that the session knows of.
+/// While this lives a command is among those that the session knows of.
 #[derive(Debug)]
 struct Listed<'a> {
     session: &'a Session,
@@ -68,7 +70,7 @@ struct Listed<'a> {
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        // Where it did not come so far that its calls were answered.
+        // Taken already where it came so far that its calls were answered.
         self.session.scripts.borrow_mut().remove(&self.id);
         self.session.live.borrow_mut().remove(&self.id);
     }
@@ -111,37 +113,40 @@ pub(super) async fn order<'a>(
     let listed = Listed { session, id };
     let command =
         session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))?;
-    Ok(Ordered { listed, command, go, starting: Some(starting), told, _room: rerun.keep_room() })
+    Ok(Ordered { listed, command, go, starting, told, room: rerun.keep_room() })
 }
 
-/// Runs what was ordered elsewhere, to its end, which its waiter is still to be told.
+/// Runs what was ordered, to its end. What is returned says what its waiter is still to be told.
 pub(super) async fn run(
-    ordered: Result<Ordered<'_>, String>,
+    ordered: Ordered<'_>,
     environment: &[Bytes],
     handles: &Handles,
     asker: &Asker,
     began: Instant,
 ) -> Ended {
-    let ran = match ordered {
-        Ok(ordered) => follow(ordered, environment, (handles, asker), began).await,
-        Err(what) => Err(what),
-    };
-    ran.unwrap_or_else(|what| {
+    follow(ordered, environment, (handles, asker), began).await.unwrap_or_else(|what| {
         asker.deny(&what);
         Ended { outcome: Outcome::new(Status::Lost, micros(began)), answer: None }
     })
 }
 
 async fn follow(
-    mut ordered: Ordered<'_>,
+    ordered: Ordered<'_>,
     environment: &[Bytes],
     (handles, asker): (&Handles, &Asker),
     began: Instant,
 ) -> Result<Ended, String> {
+    let Ordered { listed, mut command, go, starting, told, room: _room } = ordered;
+    let Listed { session, id } = &listed;
     let env = terminated(environment).map_err(|error| format!("its environment: {error}"))?;
-    // A process that has gone has reported why.
-    let _gone = ordered.go.send(&Go { env }, &[]);
-    let Ordered { listed: Listed { session, id }, command, starting, told, .. } = &mut ordered;
+    match go.send(&Go { env }, &[]) {
+        // One that has gone has reported why.
+        Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            return Err(format!("let the command go: {error}"));
+        }
+        _ => drop(go),
+    }
+    let mut starting = Some(starting);
     let mut fds = Vec::new();
     let mut stops = 0;
     let mut started = false;
@@ -177,7 +182,7 @@ async fn follow(
                 }
                 Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
                     let change = process::change(status);
-                    let answer = change.filter(|_| !*told).and_then(runner::answer);
+                    let answer = change.filter(|_| !told).and_then(runner::answer);
                     let outcome = Outcome {
                         user_us: Some(user_us),
                         sys_us: Some(sys_us),

@@ -21,7 +21,7 @@ use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Reach, Resolved};
-use crate::runner::{Begin, Channel, Cwd, Profiles, ShellStart, Waiting};
+use crate::runner::{Begin, Channel, Cwd, NewSpawner, Profiles, ShellStart};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
 use crate::sys::process::{self, Fork};
 
@@ -41,8 +41,8 @@ pub(crate) enum LaunchError {
         "the state directory {path} cannot be used: {error}; make it writable for this user, or set XDG_STATE_HOME"
     )]
     State { path: PathBuf, error: io::Error },
-    #[error("the patched zsh is missing at {0}: run `make`, or reinstall")]
-    NoZsh(PathBuf),
+    #[error("{what} is missing at {path}: run `make`, or reinstall")]
+    Missing { what: &'static str, path: PathBuf },
     #[error(
         "{0} lies where the sandbox can write, so what runs inside could change the rules of the next session: keep \
          rule and configuration files elsewhere"
@@ -120,8 +120,10 @@ pub(crate) struct Running {
 /// once all is right the session's temporary directory.
 pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let directories = Directories::find().map_err(LaunchError::Find)?;
-    if !directories.zsh().exists() {
-        return Err(LaunchError::NoZsh(directories.zsh()));
+    for (what, path) in [("the patched zsh", directories.zsh()), ("the spawner", directories.spawner())] {
+        if !path.exists() {
+            return Err(LaunchError::Missing { what, path });
+        }
     }
     if let Some(cwd) = &options.cwd {
         std::env::set_current_dir(cwd).map_err(|error| LaunchError::Cwd { path: cwd.clone(), error })?;
@@ -418,10 +420,10 @@ pub(super) fn real(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// What of a session starts while it is prepared.
+/// What of a session starts while it is prepared; gone with this, if that fails.
 #[derive(Debug)]
 pub(crate) struct Early {
-    spawner: Waiting,
+    spawner: NewSpawner,
     /// How many files this process could open, soft and hard.
     open_files: (u64, u64),
 }
@@ -432,13 +434,8 @@ impl Early {
     pub(crate) fn start() -> Result<Self, LaunchError> {
         let directories = Directories::find().map_err(LaunchError::Find)?;
         let limit = process::raise_open_files().map_err(io_error("raise the limit of open files"))?;
-        let spawner = Waiting::start(&directories.spawner()).map_err(io_error("start the spawner"))?;
+        let spawner = NewSpawner::start(&directories.spawner()).map_err(io_error("start the spawner"))?;
         Ok(Self { spawner, open_files: (limit.rlim_cur, limit.rlim_max) })
-    }
-
-    /// There will be no session.
-    pub(crate) fn dismiss(self) {
-        self.spawner.dismiss();
     }
 }
 

@@ -153,7 +153,7 @@ async fn attempt(
         (Ok(()), Settled::Decided(decision)) => (decision, None),
         (Ok(()), Settled::Asks(question)) => {
             if let Some(rerun) = &mut rerun {
-                rerun.compute_environment(session, request, judgement);
+                rerun.environment = Some(rerun.environment(session, request, judgement));
             }
             let (decision, approval) =
                 prompt::ask(session, request, handles, judgement, rerun.as_ref(), &question, asker).await;
@@ -163,10 +163,13 @@ async fn attempt(
     let decision = opened(session, decision, request, handles.age).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
     // Its process takes its time to get ready, and waits for the record then.
-    let mut ordered = None;
-    if let Some(rerun) = &mut rerun {
-        ordered = Some(elsewhere::order(session, rerun, handles, asker).await);
-    }
+    let (decision, ordered) = match &mut rerun {
+        None => (decision, None),
+        Some(rerun) => match elsewhere::order(session, rerun, handles, asker).await {
+            Ok(ordered) => (decision, Some(ordered)),
+            Err(reason) => (Decision::Deny { reason }, None),
+        },
+    };
     // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
     // handing over what a rerun gets. Not earlier: a waiter blocks the signals that were just read from it.
     match &decision {
@@ -175,22 +178,22 @@ async fn attempt(
         Decision::Deny { .. } => {}
     }
     if ordered.is_some() {
-        // The kernel mostly wakes the spawner on the processor that it was woken from.
+        // The kernel mostly wakes a process where the one runs that woke it. There the spawner would wait
+        // until this one sleeps, and the command with it; nobody waits for what follows here.
         std::thread::yield_now();
-    }
-    if let Some(rerun) = rerun.as_mut().filter(|_| approval.is_none()) {
-        rerun.compute_environment(session, request, judgement);
     }
     if let (Some(exe), Some(rerun)) = (&mut request.attested.exe, &rerun) {
         exe.blake3.clone_from(&rerun.blake3);
     }
-    let environment = rerun.as_mut().map(|rerun| std::mem::take(&mut rerun.environment)).unwrap_or_default();
+    let shown = rerun.as_mut().and_then(|rerun| rerun.environment.take());
+    let computed = || rerun.as_ref().map(|rerun| rerun.environment(session, request, judgement));
+    let environment = shown.or_else(computed).unwrap_or_default();
     let mut body = body(session, request, judgement, &decision, &environment.changes, decided_us);
     body["approval"] = approval.unwrap_or_default();
     body["script"] =
         rerun.as_ref().and_then(|rerun| Some(rerun.script.as_ref()?.recorded())).unwrap_or_default();
-    let ticket = session.recorder.decided(&body, rerun.is_some());
-    let ticket = ticket.map_err(|error| format!("{}: {error}", printable(request.path.as_slice())))?;
+    let unrecorded = |error| format!("{}: {error}", printable(request.path.as_slice()));
+    let ticket = session.recorder.decided(&body, ordered.is_some()).map_err(unrecorded)?;
     drop(body);
 
     let went = match (decision, ordered) {

@@ -235,8 +235,9 @@ fn asked(
         _ => None,
     };
     let profile = profile.as_deref();
-    let (argv, env) =
-        rerun.map_or((&request.argv, &request.env), |rerun| (&rerun.argv, &rerun.environment.variables));
+    let argv = rerun.map_or(&request.argv, |rerun| &rerun.argv);
+    let environment = rerun.and_then(|rerun| rerun.environment.as_ref());
+    let env = environment.map_or(&request.env, |environment| &environment.variables);
     let identity = {
         let mut hasher = blake3::Hasher::new();
         let mut add = |bytes: &[u8]| {
@@ -404,7 +405,7 @@ fn fields(
             ),
         );
     }
-    if let Some(changes) = rerun.map(|rerun| &rerun.environment.changes) {
+    if let Some(changes) = rerun.and_then(|rerun| Some(&rerun.environment.as_ref()?.changes)) {
         let shown: Vec<_> = kept(rerun).iter().map(|variable| printable(variable.as_slice())).collect();
         add("variables kept", shown.join("\n"));
         let dropped: Vec<_> = changes.dropped.iter().map(|name| printable(name.as_slice())).collect();
@@ -435,12 +436,12 @@ fn fields(
 
 /// The variables that a rerun gets as the asker set them.
 fn kept(rerun: Option<&Rerun>) -> Vec<&Bytes> {
-    let Some(rerun) = rerun else { return Vec::new() };
+    let Some(environment) = rerun.and_then(|rerun| rerun.environment.as_ref()) else { return Vec::new() };
     let kept = |variable: &&Bytes| {
         let name = variable.as_slice().split(|&byte| byte == b'=').next().unwrap_or_default();
-        rerun.environment.changes.kept.iter().any(|kept| kept.as_slice() == name)
+        environment.changes.kept.iter().any(|kept| kept.as_slice() == name)
     };
-    rerun.environment.variables.iter().filter(kept).collect()
+    environment.variables.iter().filter(kept).collect()
 }
 
 pub(super) fn shown(path: &Path) -> String {

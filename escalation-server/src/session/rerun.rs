@@ -62,8 +62,8 @@ pub(super) struct Rerun {
     pub(super) start: Start,
     pub(super) argv: Vec<Bytes>,
     execution: Execution,
-    /// See [`Self::compute_environment`].
-    pub(super) environment: Environment,
+    /// Where it is known already, since somebody is asked: what is shown is what will run.
+    pub(super) environment: Option<Environment>,
     pub(super) executable: OwnedFd,
     /// BLAKE3 of the bytes that will run, where they were copied or hashed.
     pub(super) blake3: Option<String>,
@@ -78,14 +78,13 @@ impl Rerun {
         if self.script.is_some() { self.room.take() } else { None }
     }
 
-    /// Computes the environment that it will have: before anybody is asked, since what is shown is what will
-    /// run, or while its process gets ready.
-    pub(super) fn compute_environment(
-        &mut self,
+    /// The environment that it would have now.
+    pub(super) fn environment(
+        &self,
         session: &Session,
         request: &Request,
         judgement: &Judgement,
-    ) {
+    ) -> Environment {
         let (mut env, changes) = if self.start.wider {
             let reach = session.grants.reach();
             let changeable =
@@ -124,7 +123,7 @@ impl Rerun {
                 env.push(Bytes([b"TMPDIR=", session.tmpdir.as_os_str().as_bytes()].concat()));
             }
         }
-        self.environment = Environment { variables: env, changes };
+        Environment { variables: env, changes }
     }
 }
 
@@ -243,8 +242,8 @@ pub(super) fn prepare(
         tells_end: true,
     };
     let live = Live { pid: None, summary: summary(&request.argv), wider };
-    let (execution, environment) = (execution.clone(), Environment::default());
-    Ok(Rerun { live, start, argv, execution, environment, executable, blake3, script, room })
+    let execution = execution.clone();
+    Ok(Rerun { live, start, argv, execution, environment: None, executable, blake3, script, room })
 }
 
 /// What the turn was given it was given for whatever it runs.

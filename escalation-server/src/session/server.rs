@@ -137,6 +137,8 @@ pub(super) struct Setup {
 /// The server's life. Returns when the session is over.
 pub(super) fn serve(setup: Setup) {
     process::set_name(c"postern-server");
+    // A limit of the caller's on the size of files is an error where a record meets it.
+    process::ignore_signal(libc::SIGXFSZ);
     keep_a_log(&setup.state);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,

@@ -63,6 +63,7 @@ pub(crate) struct ShellEnvironment {
 #[derive(Debug, Clone)]
 struct Pattern {
     text: String,
+    lower: String,
     /// None where every wildcard is a `*`: compiling that costs a start more than all else here.
     matcher: Option<GlobMatcher>,
 }
@@ -73,13 +74,13 @@ impl Pattern {
         let compiled =
             || GlobBuilder::new(text).case_insensitive(true).build().map(|glob| glob.compile_matcher());
         let matcher = if plain { None } else { Some(compiled()?) };
-        Ok(Self { text: text.to_owned(), matcher })
+        Ok(Self { text: text.to_owned(), lower: text.to_ascii_lowercase(), matcher })
     }
 
     fn is_match(&self, name: &str) -> bool {
         match &self.matcher {
             Some(matcher) => matcher.is_match(name),
-            None => stars_match(&self.text.to_ascii_lowercase(), &name.to_ascii_lowercase()),
+            None => stars_match(&self.lower, &name.to_ascii_lowercase()),
         }
     }
 }

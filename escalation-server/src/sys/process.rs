@@ -439,6 +439,11 @@ pub(crate) fn default_signal(signal: i32) {
     dispose(signal, libc::SIG_DFL);
 }
 
+/// Ignores a signal.
+pub(crate) fn ignore_signal(signal: i32) {
+    dispose(signal, libc::SIG_IGN);
+}
+
 /// Ignores and blocks these signals, bit n-1 for signal n, and no others; of a process whose
 /// dispositions are the default ones.
 pub(crate) fn set_signals(ignored: u64, blocked: u64) {

@@ -26,7 +26,7 @@
 //!                   ◄── Run | Deny
 //! ```
 //!
-//! Before any of these answers `Waiting` may come, while somebody is asked. In place of `Exited` or
+//! The last two mostly come from the spawner, which is who knows first. Before any of these answers `Waiting` may come, while somebody is asked. In place of `Exited` or
 //! `Signaled` a second `Escalate` may: the command runs once more, with the descriptors handed over anew.
 //!
 //! An end of file in place of an answer means deny. Nothing that a client says is believed but
