@@ -1,13 +1,15 @@
 //! The database file: where it is, what its tables are, how an event is hashed.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 
 /// The format that this build writes. A newer one is read and never written.
 const FORMAT: i64 = 1;
+/// How long the database may be held by somebody else.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -87,46 +89,64 @@ pub(super) fn database(state: &Path) -> PathBuf {
     state.join("records.db")
 }
 
+/// The format of a database; 0 as long as it has no tables.
+fn format(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
 /// Opens the records for writing, made if need be.
 pub(super) fn open_to_write(state: &Path) -> Result<Connection, StoreError> {
     let path = database(state);
     let open = |error| StoreError::Open { path: path.clone(), error };
     let connection = Connection::open(&path).map_err(open)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
+    connection.busy_timeout(PATIENCE).map_err(open)?;
+    let began = Instant::now();
+    let found = loop {
+        match make(&connection) {
+            // Of two that make it one is turned away at once, since each would wait for the other.
+            Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            made => break made.map_err(open)?,
+        }
+    };
+    if found > FORMAT { Err(StoreError::Newer { path, found }) } else { Ok(connection) }
+}
+
+/// Makes the tables where there are none; returns the format that there was.
+fn make(connection: &Connection) -> rusqlite::Result<i64> {
+    let found = format(connection)?;
     if found > FORMAT {
-        return Err(StoreError::Newer { path, found });
+        return Ok(found);
     }
     // A commit survives the end of any process; only a power failure can take the last ones.
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = OFF;
-             PRAGMA wal_autocheckpoint = 4000;",
-        )
-        .map_err(open)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = OFF;
+         PRAGMA wal_autocheckpoint = 4000;",
+    )?;
     if found < FORMAT {
-        connection
-            .execute_batch(&format!(
-                "BEGIN IMMEDIATE;
-                 CREATE TABLE IF NOT EXISTS events (
-                     session TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
-                     time_us INTEGER NOT NULL, completes INTEGER, body TEXT NOT NULL, hash TEXT NOT NULL,
-                     PRIMARY KEY (session, seq)) WITHOUT ROWID;
-                 CREATE INDEX IF NOT EXISTS by_time ON events (time_us);
-                 PRAGMA user_version = {FORMAT};
-                 COMMIT;"
-            ))
-            .map_err(open)?;
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        transaction.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS events (
+                 session TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+                 time_us INTEGER NOT NULL, completes INTEGER, body TEXT NOT NULL, hash TEXT NOT NULL,
+                 PRIMARY KEY (session, seq)) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS by_time ON events (time_us);
+             PRAGMA user_version = {FORMAT};"
+        ))?;
+        transaction.commit()?;
     }
     // Of any format: without it each outcome is looked for among all of its session.
-    connection
-        .execute_batch(
-            "CREATE INDEX IF NOT EXISTS by_completion ON events (session, completes)
-                 WHERE completes IS NOT NULL",
-        )
-        .map_err(open)?;
-    Ok(connection)
+    connection.execute_batch(
+        "CREATE INDEX IF NOT EXISTS by_completion ON events (session, completes)
+             WHERE completes IS NOT NULL",
+    )?;
+    Ok(found)
+}
+
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
 /// Opens the records for reading.
@@ -137,7 +157,11 @@ pub(super) fn open_to_read(state: &Path) -> Result<Connection, StoreError> {
     }
     let open = |error| StoreError::Open { path: path.clone(), error };
     let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(open)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    connection.busy_timeout(PATIENCE).map_err(open)?;
     connection.execute_batch("PRAGMA query_only = ON").map_err(open)?;
+    // The first session is about to make the tables: they and the number come with one commit.
+    if format(&connection).map_err(open)? == 0 {
+        return Err(StoreError::None(state.to_path_buf()));
+    }
     Ok(connection)
 }

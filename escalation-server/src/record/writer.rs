@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::format::finished;
 use super::pending::{Pending, import};
-use super::store::{Event, StoreError, append, open_to_write};
+use super::store::{Event, StoreError, append, is_busy, open_to_write};
 use crate::flow::{Outcome, Status};
 
 /// How long a group of events may wait for its commit.
@@ -328,10 +328,6 @@ fn commit(chain: &Mutex<Chain>, queue: &Queue) -> Result<(), Unrecorded> {
     Ok(())
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-}
-
 fn insert(chain: &mut Chain, group: &[Arc<Event>]) -> rusqlite::Result<()> {
     if group.is_empty() {
         return Ok(());
@@ -562,6 +558,37 @@ mod tests {
         assert_eq!(found.iter().filter(|line| line.json["session"] != "t").count(), 12);
         reader.verify().unwrap();
         drop(chains);
+    }
+
+    #[test]
+    fn the_first_sessions_may_start_at_once_and_be_looked_for_meanwhile() {
+        for _ in 0..40 {
+            let state = tempfile::tempdir().unwrap();
+            let started = std::sync::atomic::AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for session in ["s", "t", "u"] {
+                    let (state, started) = (&state, &started);
+                    scope.spawn(move || {
+                        let recorder = open(state, session);
+                        decide(&recorder, true).unwrap();
+                        started.fetch_add(1, std::sync::atomic::Ordering::Release);
+                    });
+                }
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        let began = std::time::Instant::now();
+                        while started.load(std::sync::atomic::Ordering::Acquire) < 3 {
+                            assert!(began.elapsed() < Duration::from_secs(20));
+                            match Reader::open(state.path()) {
+                                Ok(reader) => drop(reader.lines(&Filter::default()).unwrap()),
+                                Err(error) => assert!(matches!(error, StoreError::None(_)), "{error}"),
+                            }
+                        }
+                    });
+                }
+            });
+            assert_eq!(read(&state), [1, 1, 1]);
+        }
     }
 
     #[test]
