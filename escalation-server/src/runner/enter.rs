@@ -72,7 +72,19 @@ impl Place<'_> {
         }
     }
 
-    /// Everything that cannot be undone. See [`confine`] for what is returned.
+    /// Refuses calls, as early as can be: that takes as long as the mounts of a new sandbox.
+    fn refuse(&self) -> Step<()> {
+        match self.sandbox {
+            Sandbox::None => Ok(()),
+            Sandbox::Confine { confinement, .. }
+            | Sandbox::Enter { confinement, .. }
+            | Sandbox::Make { confinement, .. } => {
+                confinement.refuse().map_err(|error| Stop::Failed(error.to_string()))
+            }
+        }
+    }
+
+    /// The rest of what cannot be undone. See [`confine`] for what is returned.
     pub(super) fn confine(&self) -> Step<Option<OwnedFd>> {
         match self.sandbox {
             Sandbox::None => Ok(None),
@@ -118,7 +130,12 @@ pub(super) fn enter(
             make(&report, control, plan, terminal, shared, sandbox)
         }
     };
-    let stop = match entered {
+    let arrived = entered.and_then(|place| {
+        place.refuse()?;
+        place.await_view()?;
+        Ok(place)
+    });
+    let stop = match arrived {
         Ok(place) => command(&mut report, &place),
         Err(stop) => stop,
     };
@@ -169,11 +186,7 @@ fn make<'a>(
     };
     drop(built);
     match sibling()? {
-        Fork::Child => {
-            let place = Place { sandbox, view: Some(view) };
-            place.await_view()?;
-            Ok(place)
-        }
+        Fork::Child => Ok(Place { sandbox, view: Some(view) }),
         Fork::Parent(pid) => leave(report, init, pid),
     }
 }

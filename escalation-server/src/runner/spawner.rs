@@ -23,7 +23,7 @@ use super::signals::{Witness, join_job, send};
 use super::standby::{Named, Standbys};
 use super::tree::{hang_up_stopped, kill_descendants};
 use crate::profile::packed;
-use crate::sandbox::{Abilities, Own, Plan};
+use crate::sandbox::{Abilities, Own, Plan, Shared};
 use crate::sys::process::{self, Fork};
 
 /// What the kernel calls a spawner, by which whoever descends from a session is known.
@@ -115,9 +115,11 @@ pub fn main() -> i32 {
         let _told = front.send(&FrontReport::Failed { what }, &[]);
         return NOT_STARTED;
     }
+    // While the front prepares the session: to make a network namespace takes a third of a millisecond.
+    let early = Shared::prepare();
     // One that could not prepare a session has ended, or said why.
     let Some((begin, gate, go)) = await_begin(&front) else { return 0 };
-    let started = Spawner::new(server, front, begin.profiles, &begin.shell, (&gate, &go));
+    let started = Spawner::new(server, front, begin.profiles, &begin.shell, (&gate, &go), early);
     // They were closed in favour of whoever waits for their end.
     std::mem::forget((gate, go));
     if let Some(spawner) = started {
@@ -151,6 +153,7 @@ impl Spawner {
         profiles: Profiles,
         shell: &ShellStart,
         handles: (&OwnedFd, &OwnedFd),
+        early: Option<Shared>,
     ) -> Option<Self> {
         let made = (|| {
             process::become_subreaper().map_err(|error| format!("become a subreaper: {error}"))?;
@@ -177,7 +180,7 @@ impl Spawner {
             ending: None,
             recoveries: 0,
         };
-        if let Err(what) = spawner.start_shell(shell, handles) {
+        if let Err(what) = spawner.start_shell(shell, handles, early) {
             spawner.tell_front(&FrontReport::Failed { what });
             return None;
         }
@@ -530,7 +533,12 @@ impl Spawner {
 
 // Starting.
 impl Spawner {
-    fn start_shell(&mut self, shell: &ShellStart, (gate, go): (&OwnedFd, &OwnedFd)) -> Result<(), String> {
+    fn start_shell(
+        &mut self,
+        shell: &ShellStart,
+        (gate, go): (&OwnedFd, &OwnedFd),
+        early: Option<Shared>,
+    ) -> Result<(), String> {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
@@ -538,7 +546,9 @@ impl Spawner {
             Some((plan, confinement)) if plan.is_alone() => (Sandbox::Confine { plan, confinement }, &[][..]),
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
-                let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared: None };
+                // Nobody else gets these.
+                let shared = early.as_ref().filter(|_| plan.user_namespace() && !plan.network());
+                let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared };
                 (sandbox, &*plan.absent)
             }
             None => (Sandbox::None, &[][..]),

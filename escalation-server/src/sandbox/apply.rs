@@ -14,7 +14,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::plan::{Mount, Plan};
 use super::seccomp::Programs;
 use crate::profile::Access;
-use crate::sys::{landlock, mount, process};
+use crate::sys::process::Fork;
+use crate::sys::{landlock, mount, process, socket};
 
 /// A step that failed, named for people.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,17 @@ impl Confinement {
         Ok(Self { programs })
     }
 
+    /// Refuses the calls that the command does not get, and that nobody makes who only becomes it. For that
+    /// an exec gives no privilege any more.
+    ///
+    /// # Errors
+    /// As seccomp(2).
+    pub(crate) fn refuse(&self) -> Result<(), StepError> {
+        process::no_new_privileges().named("set no_new_privs")?;
+        let installed = self.programs.filters.iter().try_for_each(|program| process::seccomp(program));
+        installed.named("install the seccomp filter")
+    }
+
     /// The last filter, for a process that everything else confines already: what is returned listens
     /// to the calls that the server answers. None if there are no such calls.
     ///
@@ -79,9 +91,9 @@ pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepEr
     process::seccomp_listener(&served).named(what)
 }
 
-/// A user namespace and an empty network namespace that several sandboxes of a session use. Nothing
-/// can be done with either: no process in one has a capability, no socket in the other leads
-/// anywhere, and Landlock keeps abstract sockets apart.
+/// A user namespace and an empty network namespace that were made before: for the first sandbox of a
+/// session, or for several that share them. Nothing can be done with either: no process in one has a
+/// capability, no socket in the other leads anywhere, and Landlock keeps abstract sockets apart.
 #[derive(Debug)]
 pub(crate) struct Shared {
     user: Option<OwnedFd>,
@@ -89,6 +101,29 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Makes both while there is time, for who may want them; none if they are not to be had.
+    pub(crate) fn prepare() -> Option<Self> {
+        let (ours, theirs) = socket::pair().ok()?;
+        let child = match process::fork().ok()? {
+            Fork::Parent(child) => child,
+            Fork::Child => {
+                drop(ours);
+                let made = split(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET);
+                if made.is_ok() && nix::unistd::write(&theirs, b"1").is_ok() {
+                    // Until they are held by others.
+                    let _end = nix::unistd::read(&theirs, &mut [0]);
+                }
+                process::exit_now(0)
+            }
+        };
+        drop(theirs);
+        let made = nix::unistd::read(&ours, &mut [0]) == Ok(1);
+        let shared = made.then(|| Self::of(child, true)).flatten();
+        drop(ours);
+        let _ended = process::wait_for(child);
+        shared
+    }
+
     /// Those of a sandbox's first process, which must be alive.
     pub(crate) fn of(init: i32, user_namespace: bool) -> Option<Self> {
         let open = |kind: &str| fs::File::open(format!("/proc/{init}/ns/{kind}")).map(OwnedFd::from).ok();
@@ -102,13 +137,19 @@ impl Shared {
     }
 }
 
-const OWN: CloneFlags =
+/// Of mounts, processes and IPC: each sandbox's own.
+pub(super) const OWN: CloneFlags =
     CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWPID).union(CloneFlags::CLONE_NEWIPC);
 
 /// First: new namespaces for this process and its children, with its own user and group in them,
 /// but for those that are shared. The next child is the first process of the new PID namespace.
 pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), StepError> {
-    let Some(shared) = shared else { return split(plan.user_namespace(), !plan.network()) };
+    let Some(shared) = shared else {
+        let mut flags = OWN;
+        flags.set(CloneFlags::CLONE_NEWUSER, plan.user_namespace());
+        flags.set(CloneFlags::CLONE_NEWNET, !plan.network());
+        return split(flags);
+    };
     if let Some(user) = &shared.user {
         setns(user, CloneFlags::CLONE_NEWUSER).named("enter the user namespace")?;
     }
@@ -116,12 +157,9 @@ pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), Step
     unshare(OWN).named("create namespaces")
 }
 
-/// New namespaces: of mounts, processes and IPC, and if wanted of users and of the network.
-pub(super) fn split(user: bool, net: bool) -> Result<(), StepError> {
+/// New namespaces for this process and its children; in a new one of users, the same user and group.
+pub(super) fn split(flags: CloneFlags) -> Result<(), StepError> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let mut flags = OWN;
-    flags.set(CloneFlags::CLONE_NEWUSER, user);
-    flags.set(CloneFlags::CLONE_NEWNET, net);
     unshare(flags).map_err(io::Error::from).map_err(|error| StepError {
         what: match error.raw_os_error() {
             Some(libc::EPERM) => {
@@ -133,7 +171,7 @@ pub(super) fn split(user: bool, net: bool) -> Result<(), StepError> {
         },
         error,
     })?;
-    if user {
+    if flags.contains(CloneFlags::CLONE_NEWUSER) {
         // Group membership cannot be given up, so that a group's `deny` in a mode holds.
         fs::write("/proc/self/setgroups", "deny").named("deny setgroups in the user namespace")?;
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).named("map the user")?;
@@ -307,7 +345,7 @@ pub(super) fn renounce() -> Result<(), StepError> {
     process::drop_capabilities().named("drop capabilities")
 }
 
-/// Third, in the command's own process: everything that cannot be undone, from the outside in. What
+/// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone. What
 /// is returned listens to the calls that the server answers, unless that is for [`Confinement::listen`] to
 /// do, as where these are calls that this process still makes itself.
 pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<OwnedFd>, StepError> {
@@ -326,8 +364,5 @@ pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<O
     }
     renounce()?;
     landlock::restrict(&ruleset).named("restrict by Landlock")?;
-    for program in &confinement.programs.filters {
-        process::seccomp(program).named("install the seccomp filter")?;
-    }
     if plan.calls.names { Ok(None) } else { confinement.listen() }
 }
