@@ -81,6 +81,8 @@ pub(super) struct Command {
     pub(super) waiter: Option<OwnedFd>,
     pub(super) fds: Vec<(u32, String)>,
     pub(super) ready: bool,
+    /// It runs, and nobody has been told.
+    pub(super) news: bool,
     /// Refused or failed: what comes after is no news.
     pub(super) over: bool,
     /// To be killed as soon as it is known which process it is.
@@ -96,6 +98,8 @@ pub(super) struct Command {
     pub(super) asker: i32,
     /// When.
     pub(super) since: Option<Instant>,
+    /// Until then it is not listened to: see [`Commands::hush`].
+    pub(super) quiet: Option<Instant>,
 }
 
 /// A change of a child, as wait4(2) told it.
@@ -137,7 +141,36 @@ impl Commands {
         self.by_id.iter().filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
     }
 
-    /// Whether a command that was ordered within this time does not run yet.
+    /// All that a command has to say from now on is that it runs, or why it does not. In the second case
+    /// its process ends, and in the first it may soon: it is listened to then, or after this time. To be
+    /// woken for that would take the processor from the command.
+    pub(super) fn hush(&mut self, id: u64, time: Duration) {
+        if let Some(command) = self.by_id.get_mut(&id) {
+            command.quiet = Some(Instant::now() + time);
+        }
+    }
+
+    /// Those that are to be listened to now.
+    pub(super) fn listened_to(&self) -> impl Iterator<Item = (u64, &Channel)> {
+        let now = Instant::now();
+        self.reporting().filter(move |(id, _)| {
+            self.by_id.get(id).and_then(|command| command.quiet).is_none_or(|until| until <= now)
+        })
+    }
+
+    /// When the next one is to be listened to that is not now.
+    pub(super) fn next_heard(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let reporting = self.by_id.values().filter(|command| command.report.is_some());
+        reporting.filter_map(|command| command.quiet).filter(|until| *until > now).min()
+    }
+
+    /// Those of which nobody knows yet that they run.
+    pub(super) fn news(&self) -> Vec<u64> {
+        self.by_id.iter().filter(|(_, command)| command.news).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a command that was ordered within this time is not known to run.
     pub(super) fn are_starting(&self, within: Duration) -> bool {
         let starting = self.by_id.values().filter(|command| command.report.is_some());
         starting.filter_map(|command| command.since).any(|since| since.elapsed() < within)

@@ -26,6 +26,9 @@ impl Spawner {
         while let Ok(Some((pid, status, usage))) = process::wait_any(true) {
             self.changed(pid, status, usage);
         }
+        for id in self.commands.news() {
+            self.tell_started(id);
+        }
     }
 
     pub(super) fn changed(&mut self, pid: i32, status: i32, usage: Usage) {
@@ -38,6 +41,10 @@ impl Spawner {
         let Some(id) = self.commands.changed(pid, (status, usage)) else { return };
         // The exec may have happened and its report not been read.
         self.take_report(id);
+        // Its end says it along with the rest.
+        if id == SHELL || matches!(change, Change::Stopped(_) | Change::Continued) {
+            self.tell_started(id);
+        }
         let Some(command) = self.commands.get_mut(id) else { return };
         match change {
             Change::Stopped(signal) => {
@@ -135,7 +142,7 @@ impl Spawner {
                 tell_waiter(&waiter, answer);
             }
             let Usage { user_us, sys_us, maxrss_kb } = usage;
-            self.tell_server(&Report::Ended { id, status, user_us, sys_us, maxrss_kb });
+            self.tell_server(&Report::Ended { id, fds: command.fds, status, user_us, sys_us, maxrss_kb });
         }
     }
 }

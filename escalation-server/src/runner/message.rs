@@ -189,6 +189,8 @@ pub(crate) enum Report {
     },
     Ended {
         id: u64,
+        /// What it started with, if that was not told before.
+        fds: Vec<(u32, String)>,
         status: i32,
         user_us: u64,
         sys_us: u64,

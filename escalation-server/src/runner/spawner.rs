@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// So long a command that starts is not kept waiting. One whose asker hands nothing over may take longer.
 const STARTING: Duration = Duration::from_millis(20);
+/// So long nobody asks whether a command runs that has all it needs for that.
+const QUIET: Duration = Duration::from_millis(3);
 
 /// What sandboxes are made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -222,7 +224,7 @@ impl Spawner {
                     return;
                 }
             } else if !self.commands.are_starting(STARTING) {
-                // While the last ones run: a fork before that would keep them waiting.
+                // While the last ones run, or once they have ended: a fork before that would keep them waiting.
                 self.standbys.replenish(&self.commands);
             }
             if self.hang_up.is_some_and(|when| when <= Instant::now()) {
@@ -273,7 +275,7 @@ struct Ready {
 // Waiting and receiving.
 impl Spawner {
     fn wait(&self) -> Ready {
-        let (ids, reports): (Vec<u64>, Vec<&Channel>) = self.commands.reporting().unzip();
+        let (ids, reports): (Vec<u64>, Vec<&Channel>) = self.commands.listened_to().unzip();
         // A peer that has gone is always ready, and tells nothing.
         let over = self.ending.is_some();
         let server = (!over).then_some(self.server.as_fd());
@@ -283,17 +285,19 @@ impl Spawner {
         let (inits, controls): (Vec<i32>, Vec<&Channel>) = self.commands.sandboxes().unzip();
         let all = fixed.into_iter().chain(reports.into_iter().chain(controls).map(AsFd::as_fd));
         let mut polls: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = if self.witness.waits() {
-            PollTimeout::from(2u8)
-        } else if self.ending.is_some() {
-            PollTimeout::from(50u8)
-        } else if let Some(when) = self.hang_up {
-            // Rounded up, or it would be looked too early over and over.
-            let left = when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)
-        } else {
-            PollTimeout::NONE
-        };
+        // Rounded up, or it would be looked too early over and over.
+        let until = |when: Instant| when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let left = [
+            self.witness.waits().then_some(Duration::from_millis(2)),
+            over.then_some(Duration::from_millis(50)),
+            self.hang_up.map(until),
+            self.commands.next_heard().map(until),
+        ];
+        let timeout = left
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         let _interrupted = poll(&mut polls, timeout);
         let readable = |at: usize| polls.get(at).and_then(PollFd::any).unwrap_or(false);
         Ready {
@@ -462,6 +466,10 @@ impl Spawner {
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sent = report.send(&*order, &borrowed);
         command.waiter = fds.into_iter().next().filter(|_| order.start.tells_end);
+        // None of its calls will wait for an answer, and the next one like it takes but a fork.
+        if order.start.target == Target::Outside && order.start.names.is_none() {
+            self.commands.hush(id, QUIET);
+        }
         if let Err(error) = sent {
             // It has gone; what it said before that is still to be read.
             if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
@@ -505,8 +513,8 @@ impl Spawner {
         let pid = command.pid;
         if !command.over {
             match pid {
-                Some(pid) if command.ready => {
-                    let fds = std::mem::take(&mut command.fds);
+                Some(_) if command.ready => {
+                    command.news = true;
                     let keeps = command.keeps.take().zip(command.init).filter(|_| !self.shell_ended);
                     if let Some((purpose, init)) = keeps
                         && self.commands.kept(&purpose).is_none()
@@ -514,11 +522,6 @@ impl Spawner {
                     {
                         self.commands.keep(init, Kept { purpose, pidfd });
                     }
-                    self.tell_server(&if id == SHELL {
-                        Report::ShellStarted { pid }
-                    } else {
-                        Report::Started { id, pid, fds }
-                    });
                 }
                 _ => {
                     self.fail(id, Report::Failed { id, what: "the process died before its exec".to_owned() })
@@ -528,6 +531,17 @@ impl Spawner {
         if pid.is_none() {
             let _gone = self.commands.forget(id);
         }
+    }
+
+    /// Tells that a command runs, if that is news.
+    pub(super) fn tell_started(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(id).filter(|command| command.news) else { return };
+        command.news = false;
+        let (pid, fds) = (command.pid.unwrap_or_default(), std::mem::take(&mut command.fds));
+        self.tell_server(&match id {
+            SHELL => Report::ShellStarted { pid },
+            _ => Report::Started { id, pid, fds },
+        });
     }
 }
 

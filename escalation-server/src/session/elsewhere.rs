@@ -180,7 +180,10 @@ async fn follow(
                         let _gone = process::pidfd_signal(&handles.peer, libc::SIGCONT);
                     }
                 }
-                Some(Report::Ended { status, user_us, sys_us, maxrss_kb, .. }) => {
+                Some(Report::Ended { fds: handed, status, user_us, sys_us, maxrss_kb, .. }) => {
+                    if !started {
+                        fds = handed;
+                    }
                     let change = process::change(status);
                     let answer = change.filter(|_| !told).and_then(runner::answer);
                     let outcome = Outcome {
