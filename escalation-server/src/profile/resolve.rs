@@ -377,7 +377,12 @@ impl Reach {
     /// renaming anything on the way. Read-only places below a writable one count, since what is
     /// above them can be moved, but for what is held.
     pub(crate) fn could_change(&self, path: &Path) -> bool {
-        !self.holds(path) && self.roots.iter().any(|root| path.starts_with(root))
+        !self.holds(path) && self.is_within(path)
+    }
+
+    /// Whether a path lies in a place that a sandbox may write. Then so does what is below it.
+    pub(crate) fn is_within(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| path.starts_with(root))
     }
 
     /// Whether a sandboxed process could change what a path leads to, or anything below it.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use tokio::io::Interest;
@@ -40,10 +40,7 @@ impl Link {
     /// # Errors
     /// If the runtime cannot watch the channel.
     pub(crate) fn new(channel: Channel) -> io::Result<(Self, Reports)> {
-        let shared = Shared {
-            channel: socket::watch_for(channel, Interest::READABLE | Interest::WRITABLE)?,
-            waiting: RefCell::default(),
-        };
+        let shared = Shared { channel: socket::watch(channel)?, waiting: RefCell::default() };
         let link = Self(Rc::new(shared));
         let (session, reports) = mpsc::unbounded_channel();
         tokio::task::spawn_local(read(link.clone(), session));
@@ -54,7 +51,9 @@ impl Link {
         loop {
             match self.0.channel.get_ref().send(order, fds) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.channel.writable().await?.clear_ready();
+                    // Watched for that all the time, each order that is read would wake this process.
+                    let full = self.0.channel.get_ref().as_fd().try_clone_to_owned()?;
+                    let _room = socket::watch_for(full, Interest::WRITABLE)?.writable().await?;
                 }
                 other => return other,
             }

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use postern_shim::wire::{Answer, Bytes};
 
@@ -39,6 +39,9 @@ const PASSED_ON: [i32; 18] = [
     libc::SIGIO,
     libc::SIGPWR,
 ];
+
+/// So long nobody looks whether a waiter lives whose command starts.
+const SOON: Duration = Duration::from_millis(5);
 
 /// How a command ended, and what is left to be answered.
 #[derive(Debug)]
@@ -151,7 +154,11 @@ async fn follow(
     let mut stops = 0;
     let mut started = false;
     let mut waiter_gone = false;
-    let mut waiter_ended = std::pin::pin!(has_ended(&handles.peer));
+    let mut waiter_ended = std::pin::pin!(async {
+        // Most commands run before that.
+        tokio::time::sleep(SOON).await;
+        has_ended(&handles.peer).await;
+    });
     loop {
         tokio::select! {
             report = command.report() => match report {

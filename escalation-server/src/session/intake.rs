@@ -379,6 +379,9 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
     let named = CString::new(path.as_os_str().as_bytes());
     // Mostly there is no link on the way, and one look tells.
     let straight = path.is_absolute() && named.is_ok_and(|named| process::open_exactly(&named).is_ok());
+    if straight && !path.components().any(|part| part == Component::ParentDir) && !reach.is_within(path) {
+        return Some(path.components().collect());
+    }
     let mut links = 0;
     let mut at = PathBuf::from("/");
     let mut left = parts(path);
