@@ -101,7 +101,7 @@ pub(super) fn open_to_write(state: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(&path).map_err(open)?;
     connection.busy_timeout(PATIENCE).map_err(open)?;
     let began = Instant::now();
-    let found = loop {
+    let newer = loop {
         match make(&connection) {
             // Of two that make it one is turned away at once, since each would wait for the other.
             Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => {
@@ -110,14 +110,18 @@ pub(super) fn open_to_write(state: &Path) -> Result<Connection, StoreError> {
             made => break made.map_err(open)?,
         }
     };
-    if found > FORMAT { Err(StoreError::Newer { path, found }) } else { Ok(connection) }
+    match newer {
+        Some(found) => Err(StoreError::Newer { path, found }),
+        None => Ok(connection),
+    }
 }
 
-/// Makes the tables where there are none; returns the format that there was.
-fn make(connection: &Connection) -> rusqlite::Result<i64> {
+/// Makes the tables where there are none. Returns the format if it is newer, and then changes nothing.
+fn make(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let newer = |found| (found > FORMAT).then_some(found);
     let found = format(connection)?;
-    if found > FORMAT {
-        return Ok(found);
+    if newer(found).is_some() {
+        return Ok(newer(found));
     }
     // A commit survives the end of any process; only a power failure can take the last ones.
     connection.execute_batch(
@@ -127,6 +131,11 @@ fn make(connection: &Connection) -> rusqlite::Result<i64> {
     )?;
     if found < FORMAT {
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        // Somebody may have made them meanwhile, of whatever build.
+        let found = format(&transaction)?;
+        if newer(found).is_some() {
+            return Ok(newer(found));
+        }
         transaction.execute_batch(&format!(
             "CREATE TABLE IF NOT EXISTS events (
                  session TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -142,7 +151,7 @@ fn make(connection: &Connection) -> rusqlite::Result<i64> {
         "CREATE INDEX IF NOT EXISTS by_completion ON events (session, completes)
              WHERE completes IS NOT NULL",
     )?;
-    Ok(found)
+    Ok(None)
 }
 
 pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
