@@ -118,9 +118,14 @@ pub(super) fn import(state: &Path) -> Result<(), StoreError> {
     let mut connection = open_to_write(state)?;
     let mut take_over = |path: &Path, file: &File| -> Result<(), StoreError> {
         let session = path.file_name().unwrap_or_default().to_string_lossy();
-        let events = events(file, &session).map_err(failed)?;
-        add(&mut connection, &session, &events)?;
-        std::fs::remove_file(path).map_err(failed)
+        let (events, whole) = events(file, &session).map_err(failed)?;
+        let joins = add(&mut connection, &session, &events)?;
+        if whole && joins {
+            return std::fs::remove_file(path).map_err(failed);
+        }
+        let kept = damaged(state);
+        let moved = DirBuilder::new().recursive(true).mode(0o700).create(&kept);
+        moved.and_then(|()| std::fs::rename(path, kept.join(&*session))).map_err(failed)
     };
     // One that cannot be taken over does not keep the others.
     let taken: Vec<_> = left.iter().map(|(path, file)| take_over(path, file)).collect();
@@ -134,14 +139,19 @@ fn left(path: PathBuf) -> Option<(PathBuf, Flock<File>)> {
     is_named(&path, &file).then_some((path, file))
 }
 
-/// The events of a journal, as far as each follows the one before it. A last line that is torn was
-/// never whole, and what it tells of was not done.
-fn events(file: &File, session: &str) -> io::Result<Vec<Event>> {
+/// Where journals are kept of which a line is not what a server writes, or was lost.
+pub(super) fn damaged(state: &Path) -> PathBuf {
+    state.join("damaged")
+}
+
+/// The events of a journal, as far as each follows the one before it, and whether that is all of it. A last
+/// line that is torn was never whole, and what it tells of was not done.
+fn events(file: &File, session: &str) -> io::Result<(Vec<Event>, bool)> {
     let mut lines = BufReader::new(file);
     let mut events: Vec<Event> = Vec::new();
     loop {
         let mut line = Vec::new();
-        (&mut lines).take(LONGEST).read_until(b'\n', &mut line)?;
+        let length = (&mut lines).take(LONGEST).read_until(b'\n', &mut line)?;
         let event = line.strip_suffix(b"\n").and_then(|text| serde_json::from_slice::<Event>(text).ok());
         match event {
             Some(event)
@@ -150,14 +160,14 @@ fn events(file: &File, session: &str) -> io::Result<Vec<Event>> {
             {
                 events.push(event);
             }
-            _ => return Ok(events),
+            _ => return Ok((events, !line.ends_with(b"\n") && (length as u64) < LONGEST)),
         }
     }
 }
 
-/// Adds to a session's chain what comes after its end. Of what does not join it nothing is added: the
-/// session was pruned meanwhile.
-fn add(connection: &mut Connection, session: &str, events: &[Event]) -> rusqlite::Result<()> {
+/// Adds to a session's chain what comes after its end; false if it does not join that. Where there is no
+/// chain any more the session was pruned meanwhile, and nothing is added.
+fn add(connection: &mut Connection, session: &str, events: &[Event]) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let last = transaction
         .query_row(
@@ -168,8 +178,10 @@ fn add(connection: &mut Connection, session: &str, events: &[Event]) -> rusqlite
         .optional()?;
     let (seq, head): (i64, String) = last.unwrap_or_default();
     let new = events.get(events.partition_point(|event| event.seq <= seq)..).unwrap_or_default();
-    if new.first().is_some_and(|first| seq.checked_add(1) == Some(first.seq)) {
+    let joins = new.first().is_none_or(|first| seq.checked_add(1) == Some(first.seq));
+    if joins {
         append(&transaction, head, new.iter())?;
     }
-    transaction.commit()
+    transaction.commit()?;
+    Ok(joins || seq == 0)
 }

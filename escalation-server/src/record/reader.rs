@@ -6,7 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, Statement, params_from_iter};
 use serde_json::{Value, json};
 
-use super::pending::import;
+use super::pending::{damaged, import};
 use super::store::{Event, StoreError, open_to_read};
 
 /// Which lines to read. Times in microseconds since 1970.
@@ -53,6 +53,11 @@ pub(crate) enum VerifyError {
     Broken { session: String, seq: i64 },
     #[error("session {session}: event {seq} is missing")]
     Missing { session: String, seq: i64 },
+    #[error(
+        "every chain holds, but the rest of a session does not follow from its own: see what {path} says, and \
+         move it away"
+    )]
+    Damaged { path: PathBuf },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -132,7 +137,7 @@ impl Reader {
     /// Checks every chain; returns how many events hold.
     ///
     /// # Errors
-    /// The first event that does not.
+    /// The first event that does not, or a journal that could not be taken over as a whole.
     pub(crate) fn verify(&self) -> Result<u64, VerifyError> {
         let mut statement = self
             .current()
@@ -167,7 +172,11 @@ impl Reader {
             }
             (expected, previous, count) = (expected + 1, hash, count + 1);
         }
-        Ok(count)
+        let damaged = std::fs::read_dir(damaged(&self.state)).into_iter().flatten().flatten().next();
+        match damaged {
+            Some(entry) => Err(VerifyError::Damaged { path: entry.path() }),
+            None => Ok(count),
+        }
     }
 
     /// The last hash of each session, newest first, with the session's id and its event's number.

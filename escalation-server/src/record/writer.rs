@@ -512,23 +512,30 @@ mod tests {
         assert_eq!((first.lines().count(), third.lines().count()), (2, 1));
         let line = |seq: &str| third.replace("\"seq\":3", &format!("\"seq\":{seq}"));
         let whole = format!("{first}{third}");
-        for (journal, events) in [
-            (whole.clone(), &[1, 2, 3][..]),
-            (format!("{whole}{}", line("4")), &[1, 2, 3, 4]),
+        for (journal, events, changed) in [
+            (whole.clone(), &[1, 2, 3][..], false),
+            (format!("{whole}{}", line("4")), &[1, 2, 3, 4], false),
             // A write that did not end; one that lacks only the line's end was refused all the same.
-            (format!("{whole}{}", &line("4")[..30]), &[1, 2, 3]),
-            (format!("{whole}{}", line("4").trim_end()), &[1, 2, 3]),
-            (format!("{whole}\0\0\n{}", line("4")), &[1, 2, 3]),
-            // What does not follow.
-            (format!("{whole}{}", line("5")), &[1, 2, 3]),
-            (line("4"), &[1, 2]),
-            (third.replace("\"s\"", "\"t\""), &[1, 2]),
-            (String::new(), &[1, 2]),
+            (format!("{whole}{}", &line("4")[..30]), &[1, 2, 3], false),
+            (format!("{whole}{}", line("4").trim_end()), &[1, 2, 3], false),
+            (format!("{whole}\0\0"), &[1, 2, 3], false),
+            (String::new(), &[1, 2], false),
+            // What no server writes.
+            (format!("{whole}\0\0\n{}", line("4")), &[1, 2, 3], true),
+            (format!("{whole}{}", line("5")), &[1, 2, 3], true),
+            (line("4"), &[1, 2], true),
+            (third.replace("\"s\"", "\"t\""), &[1, 2], true),
         ] {
             let left = as_if_killed(&state);
             std::fs::write(&journals(&left)[0], &journal).unwrap();
-            assert_eq!(read(&left), events, "{journal}");
+            let reader = Reader::open(left.path()).unwrap();
+            let lines = reader.lines(&Filter::default()).unwrap();
+            let seqs: Vec<_> = lines.iter().map(|line| line.json["seq"].as_i64().unwrap()).collect();
+            assert_eq!(seqs, events, "{journal}");
             assert!(journals(&left).is_empty());
+            let kept = std::fs::read_to_string(left.path().join("damaged/s"));
+            assert_eq!(kept.ok(), changed.then_some(journal));
+            assert_eq!(reader.verify().is_err(), changed);
         }
         drop(chain);
     }
