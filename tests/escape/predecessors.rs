@@ -29,6 +29,27 @@ fn one_after_another_share_a_sandbox() {
 }
 
 #[test]
+fn none_shares_a_namespace_with_the_turn() {
+    for_each_user(|world| {
+        let (kinds, one) = (["user", "net", "pid", "mnt", "ipc"], "readlink /proc/self/ns");
+        let links = |program: &str| kinds.map(|kind| format!("{program} {one}/{kind}")).join("; ");
+        // The second rule's profile has the network, and so the machine's namespace of it.
+        let rules =
+            "prefix_rule(['env'], execution = 'read-only')\nprefix_rule(['nice'], execution = 'network')\n";
+        let script = format!("{}; {}; {}", links(""), links("env"), links("nice -n 0"));
+        let output = world.session(rules, &script);
+        let found: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();
+        assert_eq!(found.len(), 3 * kinds.len(), "{found:?} {}", text(&output.stderr));
+        let (turn, others) = found.split_at(kinds.len());
+        assert!(others.iter().all(|namespace| !turn.contains(namespace)), "{found:?}");
+        let outside = world.plain("sh", &["-c", &kinds.map(|kind| format!("{one}/{kind}")).join("; ")]);
+        let outside: Vec<_> = text(&outside.stdout).lines().map(str::to_owned).collect();
+        let shared: Vec<_> = found.iter().filter(|namespace| outside.contains(namespace)).collect();
+        assert_eq!(shared, [&outside[1]], "{found:?} {outside:?}");
+    });
+}
+
+#[test]
 fn two_at_a_time_do_not() {
     for_each_user(|world| {
         let waits = format!(

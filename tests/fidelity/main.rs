@@ -89,6 +89,47 @@ fn job_control_is_as_if_it_ran_in_place() {
 }
 
 #[test]
+fn an_interrupt_right_after_the_start_comes_once() {
+    const TURNS: usize = 6;
+    for_each_user(|world| {
+        let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/fidelity/early.py");
+        let driver = world.write("early.py", std::fs::read(driver).unwrap());
+        let counts =
+            "n=0; trap 'n=$((n+1))' INT; echo set; /bin/sleep 0.1; /bin/sleep 0.1; echo interrupts: $n";
+        let counts = world.write("counts.sh", counts);
+        let script = format!("trap '' INT; sh {}", counts.display());
+        for script in [script.clone(), script.replace("trap '' INT; ", "")] {
+            for execution in EXECUTIONS {
+                let rules = rules(world, execution);
+                let postern = prefix().join("bin/postern");
+                let output = finish(
+                    world
+                        .plain_command("python3")
+                        .arg(&driver)
+                        .arg(TURNS.to_string())
+                        .args([
+                            postern.as_os_str(),
+                            "postern".as_ref(),
+                            "--rules".as_ref(),
+                            rules.as_os_str(),
+                        ])
+                        .args(["--", "-fc", &script]),
+                );
+                // What a shell ignores its commands ignore, and dash cannot trap it.
+                let times = if script.starts_with("trap") { "0" } else { "1" };
+                let found = text(&output.stdout);
+                assert_eq!(
+                    found.lines().collect::<Vec<_>>(),
+                    [times; TURNS],
+                    "{execution} {script} {}",
+                    text(&output.stderr)
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn a_job_that_waits_for_the_terminal_gets_it() {
     for_each_user(|world| {
         for execution in EXECUTIONS {

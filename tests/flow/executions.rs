@@ -154,6 +154,32 @@ prefix_rule(["date"], decision = "forbidden")
 }
 
 #[test]
+fn a_command_that_takes_longer_is_told_of_and_hears_signals_of_its_own() {
+    for_each_user(|world| {
+        for execution in ["unsandboxed", "turn_default", "read-only"] {
+            let rules = format!(r#"prefix_rule(["sh"], execution = "{execution}")"#);
+            // The trap is the command's; the signal goes to who waits for it.
+            let loops = "trap 'echo heard; exit 3' TERM; echo set; while :; do sleep 0.02; done";
+            let loops = world.write("loops.sh", loops);
+            let script = format!(
+                "mkfifo says; exec 3<>says; sh {} >&3 & read -u 3 said; kill -TERM $!; wait $!; print $said $?; \
+                 read -u 3 said; print $said; rm says",
+                loops.display()
+            );
+            let output = world.session(&rules, &script);
+            assert_eq!(stdout(&output), "set 3\nheard", "{execution} {}", text(&output.stderr));
+        }
+        let records = world.records();
+        let escalated: Vec<_> = records.iter().filter(|line| line["decision"] == "escalate").collect();
+        assert_eq!(escalated.len(), 3);
+        for record in escalated {
+            assert_eq!(record["attested"]["fds"]["1"], "pipe");
+            assert_eq!(record["outcome"]["code"], 3);
+        }
+    });
+}
+
+#[test]
 fn the_record_joins_decision_and_outcome_and_the_chain_holds() {
     for_each_user(|world| {
         let output = world.session(

@@ -61,8 +61,24 @@ impl Lifeline {
     }
 }
 
+/// How far a command is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    #[default]
+    Starting,
+    /// The next thing is its exec.
+    Ready,
+    /// It runs, and nobody has been told.
+    Runs,
+    /// It runs, and whoever wants to know that does.
+    Told,
+    /// Refused or failed: what comes after is no news.
+    Over,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Command {
+    pub(super) stage: Stage,
     pub(super) pid: Option<i32>,
     /// The first process of a PID namespace in which no other command runs.
     pub(super) init: Option<i32>,
@@ -80,11 +96,6 @@ pub(super) struct Command {
     /// Its waiter's connection, where the end is told there at once.
     pub(super) waiter: Option<OwnedFd>,
     pub(super) fds: Vec<(u32, String)>,
-    pub(super) ready: bool,
-    /// It runs, and nobody has been told.
-    pub(super) news: bool,
-    /// Refused or failed: what comes after is no news.
-    pub(super) over: bool,
     /// To be killed as soon as it is known which process it is.
     pub(super) doomed: bool,
     /// Signals that came before that.
@@ -98,6 +109,8 @@ pub(super) struct Command {
     pub(super) asker: i32,
     /// When.
     pub(super) since: Option<Instant>,
+    /// Since when it has what is sent to its job.
+    pub(super) joined: Option<Instant>,
     /// Until then it is not listened to: see [`Commands::hush`].
     pub(super) quiet: Option<Instant>,
 }
@@ -144,30 +157,29 @@ impl Commands {
     /// All that a command has to say from now on is that it runs, or why it does not. In the second case
     /// its process ends, and in the first it may soon: it is listened to then, or after this time. To be
     /// woken for that would take the processor from the command.
-    pub(super) fn hush(&mut self, id: u64, time: Duration) {
+    pub(super) fn hush(&mut self, id: u64, until: Instant) {
         if let Some(command) = self.by_id.get_mut(&id) {
-            command.quiet = Some(Instant::now() + time);
+            command.quiet = Some(until);
         }
     }
 
-    /// Those that are to be listened to now.
-    pub(super) fn listened_to(&self) -> impl Iterator<Item = (u64, &Channel)> {
-        let now = Instant::now();
-        self.reporting().filter(move |(id, _)| {
-            self.by_id.get(id).and_then(|command| command.quiet).is_none_or(|until| until <= now)
-        })
+    /// Those that are to be listened to at this time.
+    pub(super) fn listened_to(&self, now: Instant) -> impl Iterator<Item = (u64, &Channel)> {
+        let heard =
+            self.by_id.iter().filter(move |(_, command)| command.quiet.is_none_or(|until| until <= now));
+        heard.filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
     }
 
-    /// When the next one is to be listened to that is not now.
-    pub(super) fn next_heard(&self) -> Option<Instant> {
-        let now = Instant::now();
+    /// When the next one is to be listened to that is not yet.
+    pub(super) fn next_heard(&self, now: Instant) -> Option<Instant> {
         let reporting = self.by_id.values().filter(|command| command.report.is_some());
         reporting.filter_map(|command| command.quiet).filter(|until| *until > now).min()
     }
 
     /// Those of which nobody knows yet that they run.
     pub(super) fn news(&self) -> Vec<u64> {
-        self.by_id.iter().filter(|(_, command)| command.news).map(|(id, _)| *id).collect()
+        let news = self.by_id.iter().filter(|(_, command)| command.stage == Stage::Runs);
+        news.map(|(id, _)| *id).collect()
     }
 
     /// Whether a command that was ordered within this time is not known to run.
@@ -402,6 +414,28 @@ mod tests {
         commands.forget(1);
         commands.forget(2);
         assert!(!is_kept(&its) && is_kept(&others));
+    }
+
+    #[test]
+    fn what_is_hushed_is_listened_to_from_its_time_on_and_waited_for_until_then() {
+        let (mut commands, _turn) = with_shell();
+        let (report, _theirs) = Channel::pair().unwrap();
+        commands.add(1, Command { report: Some(report), ..Command::default() });
+        let heard = |commands: &Commands, at| {
+            (commands.listened_to(at).map(|(id, _)| id).collect::<Vec<_>>(), commands.next_heard(at))
+        };
+        let until = Instant::now();
+        assert_eq!(heard(&commands, until), (vec![1], None));
+        commands.hush(1, until);
+        let moment = Duration::from_nanos(1);
+        assert_eq!(heard(&commands, until - moment), (vec![], Some(until)));
+        for at in [until, until + moment] {
+            assert_eq!(heard(&commands, at), (vec![1], None));
+        }
+        commands.get_mut(1).unwrap().report = None;
+        for at in [until - moment, until] {
+            assert_eq!(heard(&commands, at), (vec![], None));
+        }
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use super::commands::SHELL;
+use super::commands::{SHELL, Stage};
 use super::enter::readable;
 use super::handover::{answer, tell_waiter};
 use super::message::{FromInit, FrontReport, Report, ToInit};
 use super::signals::{send, shares_group};
-use super::spawner::{LEFT, Spawner};
+use super::spawner::{LEFT, STARTING, Spawner};
 use super::tree::{kill_descendants, signal_group_of};
 use crate::sys::process::{self, Change, Usage};
 
@@ -26,9 +26,6 @@ impl Spawner {
         while let Ok(Some((pid, status, usage))) = process::wait_any(true) {
             self.changed(pid, status, usage);
         }
-        for id in self.commands.news() {
-            self.tell_started(id);
-        }
     }
 
     pub(super) fn changed(&mut self, pid: i32, status: i32, usage: Usage) {
@@ -41,7 +38,7 @@ impl Spawner {
         let Some(id) = self.commands.changed(pid, (status, usage)) else { return };
         // The exec may have happened and its report not been read.
         self.take_report(id);
-        // Its end says it along with the rest.
+        // What is told here supposes that the start was. An end tells both.
         if id == SHELL || matches!(change, Change::Stopped(_) | Change::Continued) {
             self.tell_started(id);
         }
@@ -130,7 +127,7 @@ impl Spawner {
             self.let_kept_go();
             self.await_sandboxes();
         }
-        if command.over {
+        if command.stage == Stage::Over {
             return;
         }
         if id == SHELL {
@@ -151,6 +148,15 @@ impl Spawner {
 impl Spawner {
     pub(super) fn in_our_group(&self, id: u64) -> bool {
         self.commands.get(id).and_then(|command| command.pid).is_some_and(shares_group)
+    }
+
+    /// Whether a signal that its waiter kept for it has reached a command by its group. Before it is known to
+    /// run the waiter keeps all.
+    pub(super) fn has_had(&mut self, id: u64, signal: i32) -> bool {
+        let joined = self.commands.get(id).and_then(|command| command.joined);
+        let Some(joined) = joined.filter(|joined| joined.elapsed() < STARTING) else { return false };
+        self.witness.look();
+        self.in_our_group(id) && self.witness.saw(signal, joined)
     }
 
     pub(super) fn signal(&mut self, id: u64, signal: i32) {

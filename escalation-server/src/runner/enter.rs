@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::channel::Channel;
 use super::init::be_first;
 use super::message::ChildReport;
-use crate::sandbox::{Confinement, Plan, Shared, confine, listen_to_names, split_off};
+use crate::sandbox::{Confinement, Plan, Premade, Refused, StepError, confine, listen_to_names, split_off};
 use crate::sys::process::{self, Fork};
 
 /// Why a process did not become the command.
@@ -46,18 +46,40 @@ pub(super) enum Sandbox<'a> {
         plan: &'a Plan,
         confinement: &'a Confinement,
         terminal: Option<&'a Path>,
-        shared: Option<&'a Shared>,
+        shared: Option<&'a Premade>,
     },
 }
 
-/// What a process has of its place.
+impl<'a> Sandbox<'a> {
+    /// What confines who is in it, if anything does.
+    fn confinement(self) -> Option<(&'a Plan, &'a Confinement)> {
+        match self {
+            Sandbox::None => None,
+            Sandbox::Confine { plan, confinement }
+            | Sandbox::Enter { plan, confinement, .. }
+            | Sandbox::Make { plan, confinement, .. } => Some((plan, confinement)),
+        }
+    }
+}
+
+/// What a process has of its place, where it makes no call any more that the command does not get.
 pub(super) struct Place<'a> {
     sandbox: Sandbox<'a>,
     /// Where the first process of a new sandbox says that it has mounted what it was told to.
     view: Option<Channel>,
+    confined: Option<(&'a Plan, &'a Confinement, Refused)>,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Refuses calls, before the mounts of a new sandbox are waited for: both take a while, and neither needs
+    /// the other.
+    fn reached(sandbox: Sandbox<'a>, view: Option<Channel>) -> Step<Self> {
+        let confined = sandbox.confinement().map(|(plan, confinement)| {
+            confinement.refuse().map(|refused| (plan, confinement, refused)).map_err(told)
+        });
+        Ok(Self { sandbox, view, confined: confined.transpose()? })
+    }
+
     /// Waits for the first process of a new sandbox.
     pub(super) fn await_view(&self) -> Step<()> {
         let Some(view) = &self.view else { return Ok(()) };
@@ -72,41 +94,24 @@ impl Place<'_> {
         }
     }
 
-    /// Refuses calls, as early as can be: that takes as long as the mounts of a new sandbox.
-    fn refuse(&self) -> Step<()> {
-        match self.sandbox {
-            Sandbox::None => Ok(()),
-            Sandbox::Confine { confinement, .. }
-            | Sandbox::Enter { confinement, .. }
-            | Sandbox::Make { confinement, .. } => {
-                confinement.refuse().map_err(|error| Stop::Failed(error.to_string()))
-            }
-        }
-    }
-
     /// The rest of what cannot be undone. See [`confine`] for what is returned.
     pub(super) fn confine(&self) -> Step<Option<OwnedFd>> {
-        match self.sandbox {
-            Sandbox::None => Ok(None),
-            Sandbox::Confine { plan, confinement }
-            | Sandbox::Enter { plan, confinement, .. }
-            | Sandbox::Make { plan, confinement, .. } => {
-                confine(plan, confinement).map_err(|error| Stop::Failed(error.to_string()))
-            }
-        }
+        let Some((plan, confinement, refused)) = &self.confined else { return Ok(None) };
+        confine(plan, confinement, refused).map_err(told)
     }
 
     /// From now on the server answers how files are found by their names. What is returned listens.
     pub(super) fn listen_to_names(&self, no_new_privileges: bool) -> Step<OwnedFd> {
-        let listener = match self.sandbox {
-            Sandbox::None => listen_to_names(no_new_privileges).map(Some),
-            Sandbox::Confine { confinement, .. }
-            | Sandbox::Enter { confinement, .. }
-            | Sandbox::Make { confinement, .. } => confinement.listen(),
+        let listener = match self.sandbox.confinement() {
+            None => listen_to_names(no_new_privileges).map(Some),
+            Some((_, confinement)) => confinement.listen(),
         };
-        let listener = listener.map_err(|error| Stop::Failed(error.to_string()))?;
-        listener.ok_or_else(|| Stop::Failed("nobody would answer for its files".to_owned()))
+        listener.map_err(told)?.ok_or_else(|| Stop::Failed("nobody would answer for its files".to_owned()))
     }
+}
+
+fn told(error: StepError) -> Stop {
+    Stop::Failed(error.to_string())
 }
 
 /// Brings a process to its place, where it becomes the command. Runs in a child of the spawner, and
@@ -123,7 +128,7 @@ pub(super) fn enter(
         Sandbox::None | Sandbox::Confine { .. } => {
             let pid = std::process::id().cast_signed();
             let _told = report.send(&ChildReport::Pids { init: 0, command: pid }, &[]);
-            Ok(Place { sandbox, view: None })
+            Place::reached(sandbox, None)
         }
         Sandbox::Enter { init, plan, .. } => enter_existing(&report, init, plan, sandbox),
         Sandbox::Make { control, plan, terminal, shared, .. } => {
@@ -131,7 +136,6 @@ pub(super) fn enter(
         }
     };
     let arrived = entered.and_then(|place| {
-        place.refuse()?;
         place.await_view()?;
         Ok(place)
     });
@@ -165,7 +169,7 @@ fn enter_existing<'a>(
     process::enter_namespaces(init, plan.user_namespace(), !plan.network())
         .map_err(failed("enter the sandbox"))?;
     match sibling()? {
-        Fork::Child => Ok(Place { sandbox, view: None }),
+        Fork::Child => Place::reached(sandbox, None),
         Fork::Parent(pid) => leave(report, 0, pid),
     }
 }
@@ -175,7 +179,7 @@ fn make<'a>(
     control: &Channel,
     plan: &Plan,
     terminal: Option<&Path>,
-    shared: Option<&Shared>,
+    shared: Option<&Premade>,
     sandbox: Sandbox<'a>,
 ) -> Step<Place<'a>> {
     let (view, built) = Channel::pair().map_err(failed("create a socket"))?;
@@ -186,7 +190,7 @@ fn make<'a>(
     };
     drop(built);
     match sibling()? {
-        Fork::Child => Ok(Place { sandbox, view: Some(view) }),
+        Fork::Child => Place::reached(sandbox, Some(view)),
         Fork::Parent(pid) => leave(report, init, pid),
     }
 }
@@ -213,7 +217,7 @@ pub(super) fn keep_only(report: &Channel, sandbox: Sandbox<'_>) -> io::Result<()
         Sandbox::Enter { init, .. } => keep.push(init.as_raw_fd()),
         Sandbox::Make { control, shared, .. } => {
             keep.push(control.as_raw_fd());
-            keep.extend(shared.into_iter().flat_map(Shared::fds));
+            keep.extend(shared.into_iter().flat_map(Premade::fds));
         }
     }
     process::close_others(&keep)

@@ -163,10 +163,10 @@ pub(super) enum Order {
 /// From the spawner to the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// Left out where it has ended already.
     Started {
         id: u64,
         pid: i32,
-        fds: Vec<(u32, String)>,
     },
     /// The kernel would not execute it.
     Refused {
@@ -189,7 +189,7 @@ pub(crate) enum Report {
     },
     Ended {
         id: u64,
-        /// What it started with, if that was not told before.
+        /// Numbers and kinds of the descriptors that it started with.
         fds: Vec<(u32, String)>,
         status: i32,
         user_us: u64,

@@ -38,6 +38,11 @@ impl Witness {
         }
     }
 
+    /// Whether a signal has come after this time.
+    pub(super) fn saw(&self, signal: i32, since: Instant) -> bool {
+        self.seen.get(&signal).is_some_and(|at| *at > since)
+    }
+
     /// Holds a signal back until it is clear whether its sender reached the whole group.
     pub(super) fn delay(&mut self, id: u64, signal: i32) {
         self.delayed.push((Instant::now() + WITNESS, id, signal));

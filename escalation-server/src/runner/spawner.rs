@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use super::begin::BUILD;
 use super::channel::Channel;
-use super::commands::{Command, Commands, Kept, Lifeline, SHELL};
+use super::commands::{Command, Commands, Kept, Lifeline, SHELL, Stage};
 use super::enter::{Sandbox, enter, readable};
 use super::message::{
     Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
 };
 use super::shell::{Shell, become_shell};
-use super::signals::{Witness, join_job, send};
+use super::signals::{Witness, join_job, send, shares_group};
 use super::standby::{Named, Standbys};
 use super::tree::{hang_up_stopped, kill_descendants};
 use crate::profile::packed;
-use crate::sandbox::{Abilities, Own, Plan, Shared};
+use crate::sandbox::{Abilities, Own, Plan, Premade};
 use crate::sys::process::{self, Fork};
 
 /// What the kernel calls a spawner, by which whoever descends from a session is known.
@@ -39,8 +39,8 @@ pub(super) const LEFT: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// So long a command that starts is not kept waiting. One whose asker hands nothing over may take longer.
-const STARTING: Duration = Duration::from_millis(20);
-/// So long nobody asks whether a command runs that has all it needs for that.
+pub(super) const STARTING: Duration = Duration::from_millis(20);
+/// So long after its order nobody asks whether a command runs that needs nothing more of the spawner.
 const QUIET: Duration = Duration::from_millis(3);
 
 /// What sandboxes are made of.
@@ -84,7 +84,7 @@ pub(crate) struct Begin {
 pub(super) struct Spawner {
     pub(super) server: Channel,
     pub(super) front: Channel,
-    witness: Witness,
+    pub(super) witness: Witness,
     pub(super) standbys: Standbys,
     pub(super) commands: Commands,
     pub(super) shell_ended: bool,
@@ -118,7 +118,7 @@ pub fn main() -> i32 {
         return NOT_STARTED;
     }
     // While the front prepares the session: to make a network namespace takes a third of a millisecond.
-    let early = Shared::prepare();
+    let early = Premade::make();
     // One that could not prepare a session has ended, or said why.
     let Some((begin, gate, go)) = await_begin(&front) else { return 0 };
     let started = Spawner::new(server, front, begin.profiles, &begin.shell, (&gate, &go), early);
@@ -155,7 +155,7 @@ impl Spawner {
         profiles: Profiles,
         shell: &ShellStart,
         handles: (&OwnedFd, &OwnedFd),
-        early: Option<Shared>,
+        early: Option<Premade>,
     ) -> Option<Self> {
         let made = (|| {
             process::become_subreaper().map_err(|error| format!("become a subreaper: {error}"))?;
@@ -223,9 +223,12 @@ impl Spawner {
                 if self.childless() {
                     return;
                 }
-            } else if !self.commands.are_starting(STARTING) {
+            } else if !self.commands.are_starting(STARTING) || self.standbys.are_due(STARTING) {
                 // While the last ones run, or once they have ended: a fork before that would keep them waiting.
                 self.standbys.replenish(&self.commands);
+            }
+            for id in self.commands.news() {
+                self.tell_started(id);
             }
             if self.hang_up.is_some_and(|when| when <= Instant::now()) {
                 // Nobody is left who could continue them.
@@ -275,7 +278,9 @@ struct Ready {
 // Waiting and receiving.
 impl Spawner {
     fn wait(&self) -> Ready {
-        let (ids, reports): (Vec<u64>, Vec<&Channel>) = self.commands.listened_to().unzip();
+        // One clock: between two a command could be neither listened to nor waited for.
+        let now = Instant::now();
+        let (ids, reports): (Vec<u64>, Vec<&Channel>) = self.commands.listened_to(now).unzip();
         // A peer that has gone is always ready, and tells nothing.
         let over = self.ending.is_some();
         let server = (!over).then_some(self.server.as_fd());
@@ -286,12 +291,12 @@ impl Spawner {
         let all = fixed.into_iter().chain(reports.into_iter().chain(controls).map(AsFd::as_fd));
         let mut polls: Vec<PollFd<'_>> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // Rounded up, or it would be looked too early over and over.
-        let until = |when: Instant| when.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let until = |when: Instant| when.saturating_duration_since(now) + Duration::from_millis(1);
         let left = [
             self.witness.waits().then_some(Duration::from_millis(2)),
             over.then_some(Duration::from_millis(50)),
             self.hang_up.map(until),
-            self.commands.next_heard().map(until),
+            self.commands.next_heard(now).map(until),
         ];
         let timeout = left
             .into_iter()
@@ -354,7 +359,7 @@ impl Spawner {
                     // Whoever sent it may have sent it to the whole group, in which we stand too.
                     if from_outside && self.in_our_group(id) {
                         self.witness.delay(id, signal);
-                    } else {
+                    } else if !self.has_had(id, signal) {
                         self.signal(id, signal);
                     }
                     continue;
@@ -384,7 +389,7 @@ impl Spawner {
                 }
                 Ok(Some((ChildReport::Ready { fds }, served))) => {
                     if let Some(command) = self.commands.get_mut(id) {
-                        command.ready = true;
+                        command.stage = Stage::Ready;
                         command.fds = fds;
                     }
                     // At once: its exec may be the first call that waits for an answer.
@@ -462,27 +467,34 @@ impl Spawner {
             return self.kill(id);
         }
         order.own_session = !join_job(pid, order.start.waiter);
+        let in_our_group = shares_group(pid);
+        if in_our_group {
+            // What came before that did not reach it.
+            self.witness.look();
+            command.joined = Some(Instant::now());
+        }
         let Some(report) = &command.report else { return };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sent = report.send(&*order, &borrowed);
         command.waiter = fds.into_iter().next().filter(|_| order.start.tells_end);
-        // None of its calls will wait for an answer, and the next one like it takes but a fork.
-        if order.start.target == Target::Outside && order.start.names.is_none() {
-            self.commands.hush(id, QUIET);
-        }
         if let Err(error) = sent {
             // It has gone; what it said before that is still to be read.
             if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
                 return;
             }
             self.fail(id, Report::Failed { id, what: format!("order the command: {error}") });
-            self.kill(id);
+            return self.kill(id);
+        }
+        // None of its calls will wait for an answer, the next one like it takes but a fork, and what its waiter
+        // keeps for it until we tell that it runs, we know it to have had.
+        if order.start.target == Target::Outside && order.start.names.is_none() && in_our_group {
+            self.commands.hush(id, Instant::now() + QUIET);
         }
     }
 
     fn fail(&mut self, id: u64, report: Report) {
         if let Some(command) = self.commands.get_mut(id) {
-            command.over = true;
+            command.stage = Stage::Over;
         }
         if id == SHELL {
             let what = match &report {
@@ -511,10 +523,10 @@ impl Spawner {
         let Some(command) = self.commands.get_mut(id) else { return };
         command.report = None;
         let pid = command.pid;
-        if !command.over {
+        if command.stage != Stage::Over {
             match pid {
-                Some(_) if command.ready => {
-                    command.news = true;
+                Some(_) if command.stage == Stage::Ready => {
+                    command.stage = Stage::Runs;
                     let keeps = command.keeps.take().zip(command.init).filter(|_| !self.shell_ended);
                     if let Some((purpose, init)) = keeps
                         && self.commands.kept(&purpose).is_none()
@@ -535,12 +547,12 @@ impl Spawner {
 
     /// Tells that a command runs, if that is news.
     pub(super) fn tell_started(&mut self, id: u64) {
-        let Some(command) = self.commands.get_mut(id).filter(|command| command.news) else { return };
-        command.news = false;
-        let (pid, fds) = (command.pid.unwrap_or_default(), std::mem::take(&mut command.fds));
+        let Some(command) = self.commands.get_mut(id) else { return };
+        let (Stage::Runs, Some(pid)) = (command.stage, command.pid) else { return };
+        command.stage = Stage::Told;
         self.tell_server(&match id {
             SHELL => Report::ShellStarted { pid },
-            _ => Report::Started { id, pid, fds },
+            _ => Report::Started { id, pid },
         });
     }
 }
@@ -551,7 +563,7 @@ impl Spawner {
         &mut self,
         shell: &ShellStart,
         (gate, go): (&OwnedFd, &OwnedFd),
-        early: Option<Shared>,
+        early: Option<Premade>,
     ) -> Result<(), String> {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
@@ -560,7 +572,7 @@ impl Spawner {
             Some((plan, confinement)) if plan.is_alone() => (Sandbox::Confine { plan, confinement }, &[][..]),
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
-                // Nobody else gets these.
+                // The shell's alone: what a command shares is another sandbox's.
                 let shared = early.as_ref().filter(|_| plan.user_namespace() && !plan.network());
                 let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared };
                 (sandbox, &*plan.absent)

@@ -1,6 +1,6 @@
 //! Processes that stand by where a command will run: in their sandbox, confined, waiting for the
-//! order to become it. The next one of each kind is made while the last one runs, so that nobody
-//! waits for a fork, a namespace or a mount.
+//! order to become it. The next one of each kind is made while the last one runs, or after it where that
+//! ends at once, so that nobody waits for a fork, a namespace or a mount.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use postern_shim::wire::Bytes;
 
@@ -20,7 +21,7 @@ use super::message::{ChildReport, Target, ToInit};
 use super::spawner::Profiles;
 use super::tree::has_children;
 use crate::profile::Resolved;
-use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Shared, plan};
+use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Premade, plan};
 use crate::sys::process::{self, Fork, Limits};
 
 /// A process that stands by.
@@ -59,10 +60,12 @@ pub(super) struct Standbys {
     /// What is compiled once.
     confinements: RefCell<HashMap<Calls, Rc<Confinement>>>,
     /// What sandboxes without the network share, once there is one.
-    shared: Option<Shared>,
+    shared: Option<Premade>,
     ready: HashMap<Target, Standby>,
     /// Kinds to be made again, as the last one was. Whoever takes one looks whether that still holds.
     used: Vec<(Target, Option<Design>)>,
+    /// Since when the first of these is.
+    wanted: Option<Instant>,
 }
 
 impl Standbys {
@@ -78,6 +81,7 @@ impl Standbys {
             shared: None,
             ready: HashMap::new(),
             used: Vec::new(),
+            wanted: None,
         })
     }
 
@@ -143,7 +147,7 @@ impl Standbys {
     /// Later sandboxes share with the one whose first process this is what can be shared.
     pub(super) fn share(&mut self, init: i32, user_namespace: bool) {
         if self.shared.is_none() {
-            self.shared = Shared::of(init, user_namespace);
+            self.shared = Premade::of(init, user_namespace);
         }
     }
 
@@ -170,6 +174,7 @@ impl Standbys {
         let design = self.design(target, approval)?;
         if !self.used.iter().any(|(used, _)| used == target) {
             self.used.push((target.clone(), design.clone()));
+            self.wanted.get_or_insert_with(Instant::now);
         }
         // One that is kept no longer is about to end, and whoever stands by there with it.
         let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose)).map(|(init, _)| init);
@@ -195,8 +200,14 @@ impl Standbys {
         self.make(target, design, None).map(|standby| Standby { keepable: false, ..standby })
     }
 
+    /// Whether a kind has waited so long to be made again.
+    pub(super) fn are_due(&self, after: Duration) -> bool {
+        self.wanted.is_some_and(|since| since.elapsed() > after)
+    }
+
     /// Makes the next ones of the kinds that were taken, in sandboxes that are kept where there are any.
     pub(super) fn replenish(&mut self, commands: &Commands) {
+        self.wanted = None;
         for (target, design) in std::mem::take(&mut self.used) {
             if self.ready.contains_key(&target) {
                 continue;

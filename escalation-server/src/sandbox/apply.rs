@@ -41,6 +41,11 @@ pub(crate) struct Confinement {
     programs: Programs,
 }
 
+/// This process has refused its calls ([`Confinement::refuse`]). What else cannot be undone comes after that.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Refused(());
+
 impl Confinement {
     /// # Errors
     /// As [`Programs::compile`].
@@ -55,10 +60,10 @@ impl Confinement {
     ///
     /// # Errors
     /// As seccomp(2).
-    pub(crate) fn refuse(&self) -> Result<(), StepError> {
+    pub(crate) fn refuse(&self) -> Result<Refused, StepError> {
         process::no_new_privileges().named("set no_new_privs")?;
         let installed = self.programs.filters.iter().try_for_each(|program| process::seccomp(program));
-        installed.named("install the seccomp filter")
+        installed.named("install the seccomp filter").map(|()| Refused(()))
     }
 
     /// The last filter, for a process that everything else confines already: what is returned listens
@@ -91,18 +96,17 @@ pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepEr
     process::seccomp_listener(&served).named(what)
 }
 
-/// A user namespace and an empty network namespace that were made before: for the first sandbox of a
-/// session, or for several that share them. Nothing can be done with either: no process in one has a
+/// A user namespace and an empty network namespace that exist before the sandbox that enters them. Nothing can be done with either: no process in one has a
 /// capability, no socket in the other leads anywhere, and Landlock keeps abstract sockets apart.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Premade {
     user: Option<OwnedFd>,
     net: OwnedFd,
 }
 
-impl Shared {
+impl Premade {
     /// Makes both while there is time, for who may want them; none if they are not to be had.
-    pub(crate) fn prepare() -> Option<Self> {
+    pub(crate) fn make() -> Option<Self> {
         let (ours, theirs) = socket::pair().ok()?;
         let child = match process::fork().ok()? {
             Fork::Parent(child) => child,
@@ -138,18 +142,21 @@ impl Shared {
 }
 
 /// Of mounts, processes and IPC: each sandbox's own.
-pub(super) const OWN: CloneFlags =
+const OWN: CloneFlags =
     CloneFlags::CLONE_NEWNS.union(CloneFlags::CLONE_NEWPID).union(CloneFlags::CLONE_NEWIPC);
+
+/// The namespaces of a sandbox that shares none.
+pub(super) fn own(user: bool, net: bool) -> CloneFlags {
+    let mut flags = OWN;
+    flags.set(CloneFlags::CLONE_NEWUSER, user);
+    flags.set(CloneFlags::CLONE_NEWNET, net);
+    flags
+}
 
 /// First: new namespaces for this process and its children, with its own user and group in them,
 /// but for those that are shared. The next child is the first process of the new PID namespace.
-pub(crate) fn split_off(plan: &Plan, shared: Option<&Shared>) -> Result<(), StepError> {
-    let Some(shared) = shared else {
-        let mut flags = OWN;
-        flags.set(CloneFlags::CLONE_NEWUSER, plan.user_namespace());
-        flags.set(CloneFlags::CLONE_NEWNET, !plan.network());
-        return split(flags);
-    };
+pub(crate) fn split_off(plan: &Plan, shared: Option<&Premade>) -> Result<(), StepError> {
+    let Some(shared) = shared else { return split(own(plan.user_namespace(), !plan.network())) };
     if let Some(user) = &shared.user {
         setns(user, CloneFlags::CLONE_NEWUSER).named("enter the user namespace")?;
     }
@@ -348,7 +355,11 @@ pub(super) fn renounce() -> Result<(), StepError> {
 /// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone. What
 /// is returned listens to the calls that the server answers, unless that is for [`Confinement::listen`] to
 /// do, as where these are calls that this process still makes itself.
-pub(crate) fn confine(plan: &Plan, confinement: &Confinement) -> Result<Option<OwnedFd>, StepError> {
+pub(crate) fn confine(
+    plan: &Plan,
+    confinement: &Confinement,
+    _before: &Refused,
+) -> Result<Option<OwnedFd>, StepError> {
     // Rules name what the mounts have put there, so they are opened after the mounts.
     let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
     for (path, access) in &plan.landlock {

@@ -13,7 +13,9 @@ mod seccomp;
 mod watch;
 
 pub(crate) use alone::WEAKNESSES;
-pub(crate) use apply::{Confinement, Shared, StepError, build_view, confine, listen_to_names, split_off};
+pub(crate) use apply::{
+    Confinement, Premade, Refused, StepError, build_view, confine, listen_to_names, split_off,
+};
 pub(crate) use facts::{Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
 pub(crate) use mounted::elsewhere;

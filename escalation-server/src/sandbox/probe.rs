@@ -4,10 +4,9 @@
 use std::fs;
 use std::io;
 
-use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::apply::{OWN, renounce, split};
+use super::apply::{own, renounce, split};
 use super::facts::Refusal;
 use super::seccomp::Programs;
 use crate::sys::process::{self, Change, Fork};
@@ -176,9 +175,7 @@ fn tried(attempt: impl FnOnce() -> io::Result<()>) -> bool {
 
 /// Makes namespaces, a mount, and a `/proc` in them.
 fn try_out(user: bool) -> io::Result<()> {
-    let mut flags = OWN | CloneFlags::CLONE_NEWNET;
-    flags.set(CloneFlags::CLONE_NEWUSER, user);
-    split(flags).map_err(|failed| failed.error)?;
+    split(own(user, true)).map_err(|failed| failed.error)?;
     mount::make_private()?;
     let works = tried(|| {
         mount::make_private()?;

@@ -1,5 +1,5 @@
 //! Carries an escalation out: orders the command from the spawner, lets it go once it is on record, and
-//! tells the waiter all that happens to it but, mostly, its end.
+//! tells the waiter all that happens to it but, mostly, its end, and of a short one its start.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -40,7 +40,8 @@ const PASSED_ON: [i32; 18] = [
     libc::SIGPWR,
 ];
 
-/// So long nobody looks whether a waiter lives whose command starts.
+/// So long nobody looks whether a waiter lives whose command starts: longer than the spawner keeps a start
+/// to itself, or each command that takes longer than that would be watched.
 const SOON: Duration = Duration::from_millis(5);
 
 /// How a command ended, and what is left to be answered.
@@ -150,7 +151,6 @@ async fn follow(
         _ => drop(go),
     }
     let mut starting = Some(starting);
-    let mut fds = Vec::new();
     let mut stops = 0;
     let mut started = false;
     let mut waiter_gone = false;
@@ -162,8 +162,7 @@ async fn follow(
     loop {
         tokio::select! {
             report = command.report() => match report {
-                Some(Report::Started { fds: handed, pid, .. }) => {
-                    fds = handed;
+                Some(Report::Started { pid, .. }) => {
                     started = true;
                     drop(starting.take());
                     if let Some(live) = session.live.borrow_mut().get_mut(id) {
@@ -187,10 +186,7 @@ async fn follow(
                         let _gone = process::pidfd_signal(&handles.peer, libc::SIGCONT);
                     }
                 }
-                Some(Report::Ended { fds: handed, status, user_us, sys_us, maxrss_kb, .. }) => {
-                    if !started {
-                        fds = handed;
-                    }
+                Some(Report::Ended { fds, status, user_us, sys_us, maxrss_kb, .. }) => {
                     let change = process::change(status);
                     let answer = change.filter(|_| !told).and_then(runner::answer);
                     let outcome = Outcome {

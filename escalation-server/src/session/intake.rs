@@ -1,6 +1,8 @@
 //! Untrusted bytes become a request here and nowhere else. Who asks, from where and for which file
 //! is the kernel's word.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -379,6 +381,7 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
     let named = CString::new(path.as_os_str().as_bytes());
     // Mostly there is no link on the way, and one look tells.
     let straight = path.is_absolute() && named.is_ok_and(|named| process::open_exactly(&named).is_ok());
+    // Then nothing above it lies in such a place either. With `..` the text says nothing of where it leads.
     if straight && !path.components().any(|part| part == Component::ParentDir) && !reach.is_within(path) {
         return Some(path.components().collect());
     }
@@ -409,6 +412,15 @@ pub(super) fn leads(path: &Path, reach: &Reach) -> Option<PathBuf> {
     Some(at)
 }
 
+/// Whether a sandbox could change what a path leads to. Variables name the same directories over and over.
+pub(super) fn changeable(reach: &Reach) -> impl Fn(&[u8]) -> bool {
+    let known = RefCell::new(HashMap::new());
+    move |path| {
+        let look = || leads(Path::new(OsStr::from_bytes(path)), reach).is_none();
+        *known.borrow_mut().entry(path.to_vec()).or_insert_with(look)
+    }
+}
+
 /// Whether a link is one of proc(5), which leads whoever follows it to a place of its own. One that is not
 /// there any more is taken for one.
 fn is_of_processes(link: &Path) -> bool {
@@ -425,4 +437,50 @@ fn parts(path: &Path) -> Vec<OsString> {
         _ => None,
     });
     kept.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Access, Resolved};
+
+    #[test]
+    fn a_path_leads_past_nothing_that_a_sandbox_could_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        for name in ["free/bin", "root/bin"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        for (link, target) in [("free/in", "../root/bin"), ("free/out", "bin"), ("root/out", "../free/bin")] {
+            std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+        }
+        let entries = vec![(root.join("root"), Access::Write)].into_iter().collect();
+        let reach = Reach::of([&Resolved { entries, ..Resolved::default() }]);
+        let known = changeable(&reach);
+        for (path, leads_to) in [
+            ("free/bin", Some("free/bin")),
+            ("free//./bin/", Some("free/bin")),
+            ("free/out", Some("free/bin")),
+            ("free/missing/bin", Some("free/missing/bin")),
+            ("free/bin/../bin", Some("free/bin")),
+            ("root", None),
+            ("root/bin", None),
+            ("rooted/bin", Some("rooted/bin")),
+            ("free/../root/bin", None),
+            ("free/bin/../../root/../free/bin", None),
+            ("free/in", None),
+            ("root/out", None),
+            ("free/in/../../free/bin", None),
+        ] {
+            let path = root.join(path);
+            assert_eq!(leads(&path, &reach), leads_to.map(|to| root.join(to)), "{}", path.display());
+            for _ in 0..2 {
+                assert_eq!(known(path.as_os_str().as_bytes()), leads_to.is_none());
+            }
+        }
+        // What is held below a root is relied on, and nothing on the way but the way.
+        let held = reach.holding(&root.join("root"), ["bin", "kept"]).unwrap();
+        assert!(leads(&root.join("root/bin/kept/x"), &held).is_some());
+        assert!(leads(&root.join("root/bin/other"), &held).is_none());
+    }
 }

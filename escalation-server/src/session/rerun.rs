@@ -1,9 +1,7 @@
 //! What an escalation needs besides its decision: the image, the environment, what the waiter's
 //! process is like. All of it before the decision is recorded.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -89,12 +87,6 @@ impl Rerun {
     ) -> Environment {
         let (mut env, changes) = if self.start.wider {
             let reach = session.grants.reach();
-            // Variables name the same directories over and over.
-            let known = RefCell::new(HashMap::new());
-            let changeable = |path: &[u8]| {
-                let look = || intake::leads(Path::new(OsStr::from_bytes(path)), &reach).is_none();
-                *known.borrow_mut().entry(path.to_vec()).or_insert_with(look)
-            };
             let keep = &judgement.allowed.env_keep;
             // Without a sandbox a command is the user; `everything` is all of that that is to be had.
             let user = match &self.execution {
@@ -104,7 +96,7 @@ impl Rerun {
             };
             let within = || environ::within_a_sandbox(&session.baseline, &session.given, keep);
             let baseline = if user { session.baseline.clone() } else { within() };
-            environ::compute(&baseline, &session.given, &request.env, keep, changeable)
+            environ::compute(&baseline, &session.given, &request.env, keep, intake::changeable(&reach))
         } else {
             (request.env.clone(), EnvironmentChanges::default())
         };

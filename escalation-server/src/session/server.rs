@@ -580,8 +580,7 @@ impl Session {
     /// What programs that review get: the caller's environment, without what leads to a sandbox's files.
     pub(super) fn reviewers_environment(&self) -> Vec<(OsString, OsString)> {
         let reach = self.grants.reach();
-        let changeable = |path: &[u8]| intake::leads(Path::new(OsStr::from_bytes(path)), &reach).is_none();
-        let (environment, _) = environ::compute(&self.baseline, &[], &[], &[], changeable);
+        let (environment, _) = environ::compute(&self.baseline, &[], &[], &[], intake::changeable(&reach));
         let parts = |variable: &Bytes| {
             let at = variable.as_slice().iter().position(|&byte| byte == b'=')?;
             let part = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();

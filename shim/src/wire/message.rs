@@ -99,7 +99,7 @@ pub enum Answer<'a> {
     },
     /// It runs elsewhere: hand over your descriptors and wait.
     Escalate,
-    /// It runs.
+    /// It runs. Left out where it has ended before that is told.
     Started,
     /// The kernel would not execute it; execve's errno.
     Refused {

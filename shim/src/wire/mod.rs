@@ -12,7 +12,7 @@
 //! escalate   client ── Request ──────────────► server
 //!                   ◄── Escalate ────────────
 //!                   ── Handover + fds ───────► (read by the forked child that becomes the command)
-//!                   ◄── Started ─────────────
+//!                   ◄── Started ─────────────      left out where it has ended already
 //!                   ◄── Stopped, Continued ──      any number of times
 //!                   ── Notice(signal) ───────►     any number of times
 //!                   ◄── Exited | Signaled ───
@@ -26,8 +26,9 @@
 //!                   ◄── Run | Deny
 //! ```
 //!
-//! The last two mostly come from the spawner, which is who knows first. Before any of these answers `Waiting` may come, while somebody is asked. In place of `Exited` or
-//! `Signaled` a second `Escalate` may: the command runs once more, with the descriptors handed over anew.
+//! An end mostly comes from the spawner, which is who knows first. Before any of these answers `Waiting` may
+//! come, while somebody is asked. In place of `Exited` or `Signaled` a second `Escalate` may: the command runs
+//! once more, with the descriptors handed over anew.
 //!
 //! An end of file in place of an answer means deny. Nothing that a client says is believed but
 //! what it wants; who it is, the server asks the kernel.
