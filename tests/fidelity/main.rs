@@ -1,7 +1,12 @@
 //! What a rerun shares with the process that asked for it, on a terminal and off it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use postern_tests::{World, finish, for_each_user, prefix, status, stdout, text};
 use serde_json::{Value, json};
@@ -125,6 +130,43 @@ fn an_interrupt_right_after_the_start_comes_once() {
                     text(&output.stderr)
                 );
             }
+        }
+    });
+}
+
+#[test]
+fn a_signal_to_the_shells_group_is_not_the_next_commands() {
+    let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
+    for_each_user(|world| {
+        let names: String = signals.map(|signal| signal.as_str().trim_start_matches("SIG")).join(" ");
+        for execution in EXECUTIONS {
+            // Enough of them for the next one to stand by, in a sandbox that is kept.
+            let script = format!(
+                "trap : {names}; repeat 4 sh -c ':'; for signal in {names}; do print ready; read; \
+                 sh -c 'exit 5'; print $?; repeat 3 sh -c ':'; done"
+            );
+            let mut child = world
+                .postern()
+                .arg("--rules")
+                .arg(rules(world, execution))
+                .args(["--", "-fc", &script])
+                .process_group(0)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+            let mut answers = child.stdin.take().unwrap();
+            for signal in signals {
+                assert_eq!(said.next().as_deref(), Some("ready"), "{execution} {signal}");
+                // By then the next one stands by.
+                std::thread::sleep(Duration::from_millis(100));
+                killpg(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+                writeln!(answers).unwrap();
+                assert_eq!(said.next().as_deref(), Some("5"), "{execution} {signal}");
+            }
+            assert!(child.wait().unwrap().success());
         }
     });
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp, setpgid};
 
 use crate::sys::process;
 
@@ -84,11 +84,22 @@ pub(super) fn send(pid: i32, signal: i32) {
     }
 }
 
+/// Puts this process, which stands by, into a group of its own: what is sent to the shell's meanwhile would
+/// wait in it for the command that it becomes.
+pub(super) fn leave_group() {
+    let own = Pid::from_raw(0);
+    let _only_fails_for_leaders = setpgid(own, own);
+}
+
 /// Puts a child that has not executed yet into the group of the job that asked; false if that has
 /// left this session.
 pub(super) fn join_job(pid: i32, asker: i32) -> bool {
-    let asker = Pid::from_raw(asker);
+    let (pid, asker) = (Pid::from_raw(pid), Pid::from_raw(asker));
     let same_session = nix::unistd::getsid(Some(asker)) == nix::unistd::getsid(None);
-    let joined = getpgid(Some(asker)).and_then(|group| nix::unistd::setpgid(Pid::from_raw(pid), group));
-    same_session && joined.is_ok()
+    let joined = same_session && getpgid(Some(asker)).and_then(|group| setpgid(pid, group)).is_ok();
+    if !joined {
+        // It will begin a session, which who leads a group cannot.
+        let _gone = setpgid(pid, getpgrp());
+    }
+    joined
 }

@@ -568,12 +568,14 @@ impl Spawner {
         let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
+        let wanted = |plan: &Plan| plan.user_namespace() && !plan.network();
+        let early = early.filter(|_| turn.as_ref().is_some_and(|(plan, _)| wanted(plan)));
         let (sandbox, absent) = match &turn {
             Some((plan, confinement)) if plan.is_alone() => (Sandbox::Confine { plan, confinement }, &[][..]),
             Some((plan, confinement)) => {
                 let terminal = self.standbys.terminal();
                 // The shell's alone: what a command shares is another sandbox's.
-                let shared = early.as_ref().filter(|_| plan.user_namespace() && !plan.network());
+                let shared = early.as_ref();
                 let sandbox = Sandbox::Make { control: &held, plan, confinement, terminal, shared };
                 (sandbox, &*plan.absent)
             }

@@ -18,6 +18,7 @@ use super::command::stand_by;
 use super::commands::{Commands, Purpose};
 use super::enter::{Sandbox, Stop, enter, keep_only};
 use super::message::{ChildReport, Target, ToInit};
+use super::signals::leave_group;
 use super::spawner::Profiles;
 use super::tree::has_children;
 use crate::profile::Resolved;
@@ -283,6 +284,7 @@ impl Standbys {
             (Target::Profile(name), None, _) => return Err(format!("there is no sandbox for {name}")),
         };
         if let Fork::Child = process::fork().map_err(text)? {
+            leave_group();
             if let Err(error) = keep_only(&theirs, sandbox) {
                 let what = format!("close descriptors: {error}");
                 let _told = theirs.send(&ChildReport::Failed { what }, &[]);
