@@ -208,6 +208,8 @@ impl Spawner {
             }
             if ready.server {
                 self.take_orders();
+                // That may have looked for signals, and the end of a child is not told twice.
+                self.reap();
             }
             for (id, signal) in self.witness.due() {
                 self.signal(id, signal);
