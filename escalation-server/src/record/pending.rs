@@ -123,9 +123,9 @@ pub(super) fn import(state: &Path) -> Result<(), StoreError> {
         if whole && joins {
             return std::fs::remove_file(path).map_err(failed);
         }
-        let kept = damaged(state);
-        let moved = DirBuilder::new().recursive(true).mode(0o700).create(&kept);
-        moved.and_then(|()| std::fs::rename(path, kept.join(&*session))).map_err(failed)
+        let place = damaged(state);
+        let moved = DirBuilder::new().recursive(true).mode(0o700).create(&place);
+        moved.and_then(|()| std::fs::rename(path, place.join(&*session))).map_err(failed)
     };
     // One that cannot be taken over does not keep the others.
     let taken: Vec<_> = left.iter().map(|(path, file)| take_over(path, file)).collect();
@@ -140,8 +140,22 @@ fn left(path: PathBuf) -> Option<(PathBuf, Flock<File>)> {
 }
 
 /// Where journals are kept of which a line is not what a server writes, or was lost.
-pub(super) fn damaged(state: &Path) -> PathBuf {
+fn damaged(state: &Path) -> PathBuf {
     state.join("damaged")
+}
+
+/// One that is kept there, if any is.
+///
+/// # Errors
+/// [`StoreError::Directory`]: then nobody knows.
+pub(super) fn kept(state: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let path = damaged(state);
+    let first = match std::fs::read_dir(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.and_then(|mut entries| entries.next().transpose()),
+    };
+    let first = first.map_err(|error| StoreError::Directory { path, error })?;
+    Ok(first.map(|entry| entry.path()))
 }
 
 /// The events of a journal, as far as each follows the one before it, and whether that is all of it. A last

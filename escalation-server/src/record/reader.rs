@@ -6,7 +6,7 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, Statement, params_from_iter};
 use serde_json::{Value, json};
 
-use super::pending::{damaged, import};
+use super::pending::{import, kept};
 use super::store::{Event, StoreError, open_to_read};
 
 /// Which lines to read. Times in microseconds since 1970.
@@ -172,9 +172,8 @@ impl Reader {
             }
             (expected, previous, count) = (expected + 1, hash, count + 1);
         }
-        let damaged = std::fs::read_dir(damaged(&self.state)).into_iter().flatten().flatten().next();
-        match damaged {
-            Some(entry) => Err(VerifyError::Damaged { path: entry.path() }),
+        match kept(&self.state)? {
+            Some(path) => Err(VerifyError::Damaged { path }),
             None => Ok(count),
         }
     }
@@ -252,6 +251,16 @@ mod tests {
         drop(rows);
         assert_eq!(count, decisions);
         statement.get_status(StatementStatus::VmStep)
+    }
+
+    #[test]
+    fn nothing_is_called_whole_where_nobody_can_look_for_what_is_not() {
+        let state = tempfile::tempdir().unwrap();
+        drop(open_to_write(state.path()).unwrap());
+        let reader = Reader::open(state.path()).unwrap();
+        assert_eq!(reader.verify().unwrap(), 0);
+        std::fs::write(state.path().join("damaged"), "").unwrap();
+        assert!(matches!(reader.verify(), Err(VerifyError::Store(StoreError::Directory { .. }))));
     }
 
     #[test]
