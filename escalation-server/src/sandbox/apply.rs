@@ -96,8 +96,9 @@ pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepEr
     process::seccomp_listener(&served).named(what)
 }
 
-/// A user namespace and an empty network namespace that exist before the sandbox that enters them. Nothing can be done with either: no process in one has a
-/// capability, no socket in the other leads anywhere, and Landlock keeps abstract sockets apart.
+/// A user namespace and an empty network namespace that exist before the sandbox that enters them. Nothing
+/// can be done with either: no process in one has a capability, no socket in the other leads anywhere, and
+/// Landlock keeps abstract sockets apart.
 #[derive(Debug)]
 pub(crate) struct Premade {
     user: Option<OwnedFd>,
@@ -352,9 +353,9 @@ pub(super) fn renounce() -> Result<(), StepError> {
     process::drop_capabilities().named("drop capabilities")
 }
 
-/// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone. What
-/// is returned listens to the calls that the server answers, unless that is for [`Confinement::listen`] to
-/// do, as where these are calls that this process still makes itself.
+/// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone.
+/// What is returned listens to the calls that the server answers, unless that is for
+/// [`Confinement::listen`] to do, as where these are calls that this process still makes itself.
 pub(crate) fn confine(
     plan: &Plan,
     confinement: &Confinement,
