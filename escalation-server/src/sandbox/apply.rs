@@ -62,8 +62,7 @@ impl Confinement {
     /// As seccomp(2).
     pub(crate) fn refuse(&self) -> Result<Refused, StepError> {
         process::no_new_privileges().named("set no_new_privs")?;
-        let installed = self.programs.filters.iter().try_for_each(|program| process::seccomp(program));
-        installed.named("install the seccomp filter").map(|()| Refused(()))
+        process::seccomp(&self.programs.refused).named("install the seccomp filter").map(|()| Refused(()))
     }
 
     /// The last filter, for a process that everything else confines already: what is returned listens
@@ -89,9 +88,7 @@ pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepEr
         process::no_new_privileges().named("set no_new_privs")?;
     }
     let programs = Programs::names().map_err(io::Error::other).named("compile the seccomp filter")?;
-    for program in &programs.filters {
-        process::seccomp(program).named(what)?;
-    }
+    process::seccomp(&programs.refused).named(what)?;
     let served = programs.served.ok_or(io::ErrorKind::NotFound).named(what)?;
     process::seccomp_listener(&served).named(what)
 }

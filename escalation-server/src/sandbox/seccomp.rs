@@ -351,9 +351,8 @@ pub(super) fn describe(calls: Calls) -> [Vec<String>; 2] {
 /// The programs to install.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
-    /// In this order.
-    pub(super) filters: Vec<BpfProgram>,
-    /// After them, and who installs it gets a listener to hand to the server.
+    pub(super) refused: BpfProgram,
+    /// After it, and who installs it gets a listener to hand to the server.
     pub(super) served: Option<BpfProgram>,
 }
 
@@ -361,20 +360,17 @@ impl Programs {
     /// # Errors
     /// A table that does not compile, which is a mistake in this file.
     pub(crate) fn compile(calls: Calls, root: bool) -> Result<Self, seccompiler::Error> {
-        let refused = filter(rules(refused(calls))?, SeccompAction::Errno(libc::EPERM as u32))?;
+        let mut table = answered(rules(refused(calls))?, libc::EPERM);
         // A filter cannot see clone3's flags; without the call the C library uses clone, whose it can.
-        let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let absent = filter(absent, SeccompAction::Errno(libc::ENOSYS as u32))?;
-        let mut filters = vec![absent, [x32_guard(), refused].concat()];
+        table.extend(answered(always(libc::SYS_clone3), libc::ENOSYS));
         if root {
             // Shells and tools that run as root shed groups and call it an error if they cannot;
             // here root has no capability that could, and no group that gives it more than its user.
-            let pretended = BTreeMap::from([(libc::SYS_setgroups, Vec::new())]);
-            filters.push(filter(pretended, SeccompAction::Errno(0))?);
+            table.extend(answered(always(libc::SYS_setgroups), 0));
         }
         let served = served(calls);
         let served = if served.is_empty() { None } else { Some(notifying(rules(served)?)?) };
-        Ok(Self { filters, served })
+        Ok(Self { refused: guarded(table)?, served })
     }
 }
 
@@ -386,10 +382,9 @@ impl Programs {
     /// As for [`Self::compile`].
     pub(super) fn names() -> Result<Self, seccompiler::Error> {
         // What a ring opens passes no filter. Programs that would use one do without.
-        let absent = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
-        let absent = filter(absent, SeccompAction::Errno(libc::ENOSYS as u32))?;
+        let absent = answered(always(libc::SYS_io_uring_setup), libc::ENOSYS);
         let served = notifying(rules(served_names())?)?;
-        Ok(Self { filters: vec![[x32_guard(), absent].concat()], served: Some(served) })
+        Ok(Self { refused: guarded(absent)?, served: Some(served) })
     }
 
     /// One that only serves to see whether there can be a listener.
@@ -397,11 +392,16 @@ impl Programs {
     /// # Errors
     /// As for [`Self::compile`].
     pub(super) fn listening() -> Result<BpfProgram, seccompiler::Error> {
-        notifying(BTreeMap::from([(libc::SYS_socket, Vec::new())]))
+        notifying(always(libc::SYS_socket))
     }
 }
 
+/// When which calls match: one without rules always does.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn always(call: libc::c_long) -> Rules {
+    BTreeMap::from([(call, Vec::new())])
+}
 
 fn rules(table: Vec<Entry>) -> Result<Rules, seccompiler::Error> {
     let mut rules = Rules::new();
@@ -447,22 +447,96 @@ fn notifying(rules: Rules) -> Result<BpfProgram, seccompiler::Error> {
     Ok(program)
 }
 
+/// Calls that match, and the error that they come to instead.
+type Answered = BTreeMap<i64, (Vec<SeccompRule>, i32)>;
+
+fn answered(rules: Rules, errno: i32) -> Answered {
+    rules.into_iter().map(|(call, rules)| (call, (rules, errno))).collect()
+}
+
+const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
+const JUMP_IF: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// Kills whoever uses the x32 numbers, which carry x86-64's architecture and would pass a filter
-/// that compares plain ones. Foreign architectures are killed by the filters themselves.
-fn x32_guard() -> BpfProgram {
-    const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-    const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+/// One program for calls that come to different errors. It kills whoever makes a call of a foreign
+/// architecture, or by the x32 numbers, which carry x86-64's architecture and would pass a comparison of
+/// plain ones.
+///
+/// Where a filter is installed the kernel follows each call's number through it, to know which are always
+/// allowed: in a list of comparisons that is the greater part of what a sandboxed process costs. So the
+/// numbers are searched for in a tree, whose leaves are what `seccompiler` makes of a few calls.
+fn guarded(table: Answered) -> Result<BpfProgram, seccompiler::Error> {
+    const LEAF: usize = 4;
     const X32_BIT: u32 = 0x4000_0000;
-    if std::env::consts::ARCH != "x86_64" {
-        return Vec::new();
+    let mut leaves: Vec<(Rules, i32)> = Vec::new();
+    for (call, (rules, errno)) in table {
+        match leaves.last_mut() {
+            Some((leaf, same)) if *same == errno && leaf.len() < LEAF => drop(leaf.insert(call, rules)),
+            _ => leaves.push((BTreeMap::from([(call, rules)]), errno)),
+        }
     }
-    vec![
-        sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 }, // seccomp_data.nr
-        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: X32_BIT },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_KILL_PROCESS },
-    ]
+    // It compares the architecture, and allows all.
+    let mut begin = filter(Rules::new(), SeccompAction::KillProcess)?;
+    begin.pop();
+    begin.push(sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 }); // seccomp_data.nr
+    let mut bodies = Vec::new();
+    for (leaf, errno) in leaves {
+        let first = leaf.keys().next().copied().and_then(|call| call.try_into().ok()).unwrap_or_default();
+        let program = filter(leaf, SeccompAction::Errno(errno.unsigned_abs()))?;
+        bodies.push((first, tightened(program.strip_prefix(&*begin).unwrap_or(&program))));
+    }
+    let mut program = begin;
+    if std::env::consts::ARCH == "x86_64" {
+        program.push(sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: X32_BIT });
+        program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_KILL_PROCESS });
+    }
+    program.extend(search(&bodies));
+    Ok(program)
+}
+
+/// Finds the last of some programs whose first call is not above the loaded one.
+fn search(leaves: &[(u32, BpfProgram)]) -> BpfProgram {
+    let (below, from) = leaves.split_at(leaves.len() / 2);
+    let Some((first, leaf)) = from.first() else { return Vec::new() };
+    if below.is_empty() {
+        return leaf.clone();
+    }
+    let left = search(below);
+    let over = match u8::try_from(left.len()) {
+        Ok(jt) => vec![sock_filter { code: JUMP_IF_AT_LEAST, jt, jf: 0, k: *first }],
+        // Farther than a comparison can jump.
+        Err(_) => vec![
+            sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: *first },
+            sock_filter { code: JUMP, jt: 0, jf: 0, k: left.len() as u32 },
+        ],
+    };
+    [over, left, search(from)].concat()
+}
+
+/// What `seccompiler` says in five instructions of a call without rules, in two.
+fn tightened(program: &[sock_filter]) -> BpfProgram {
+    let is = |one: &sock_filter, code, k| one.code == code && one.k == k;
+    let mut left = program;
+    let mut tight = Vec::new();
+    while let [one, rest @ ..] = left {
+        tight.push(one.clone());
+        left = match rest {
+            // To the error or past it.
+            [to, past, error, allow, rest @ ..]
+                if (one.code, one.jt, one.jf) == (JUMP_IF, 0, 1)
+                    && is(to, JUMP, 1)
+                    && is(past, JUMP, 2)
+                    && (error.code, allow.code) == (RETURN, RETURN) =>
+            {
+                tight.push(error.clone());
+                rest
+            }
+            rest => rest,
+        };
+    }
+    tight
 }
 
 #[cfg(test)]
@@ -523,9 +597,7 @@ mod tests {
                 let abi = landlock::abi();
                 landlock::restrict(landlock::ruleset(abi, calls.network).unwrap()).unwrap();
                 let before: Vec<_> = attempt();
-                for program in &programs.filters {
-                    process::seccomp(program).unwrap();
-                }
+                process::seccomp(&programs.refused).unwrap();
                 let after: Vec<_> = attempt();
                 before.into_iter().zip(after).collect::<Vec<_>>()
             });
@@ -543,6 +615,75 @@ mod tests {
         }
     }
 
+    /// What a program makes of a call, of the architecture that it was compiled for or another.
+    fn run(program: &BpfProgram, foreign: bool, call: u32, arguments: [u64; 6]) -> u32 {
+        const AND: u16 = 0x54;
+        const JUMP_IF_ABOVE: u16 = 0x25;
+        const JUMP_IF_ANY: u16 = 0x45;
+        const ARCHITECTURE: u32 = 4;
+        let (mut at, mut value) = (0, 0u32);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at].clone();
+            let jump = |to: bool| usize::from(if to { jt } else { jf });
+            at += 1;
+            match code {
+                LOAD_WORD if k == 0 => value = call,
+                LOAD_WORD if k == ARCHITECTURE => value = program[1].k.wrapping_add(foreign.into()),
+                LOAD_WORD => {
+                    let argument = arguments[(k as usize - 16) / 8];
+                    value = (if k % 8 == 0 { argument } else { argument >> 32 }) as u32;
+                }
+                AND => value &= k,
+                JUMP => at += k as usize,
+                JUMP_IF => at += jump(value == k),
+                JUMP_IF_AT_LEAST => at += jump(value >= k),
+                JUMP_IF_ABOVE => at += jump(value > k),
+                JUMP_IF_ANY => at += jump(value & k != 0),
+                RETURN => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_searched_table_decides_as_a_list_of_comparisons() {
+        let calls = Calls {
+            network: true,
+            unix: true,
+            connecting: Connecting::Served,
+            served: true,
+            modes: false,
+            names: false,
+        };
+        let tree = Programs::compile(calls, true).unwrap().refused;
+        let list = filter(rules(refused(calls)).unwrap(), SeccompAction::Errno(libc::EPERM as u32)).unwrap();
+        assert!(tree.len() < list.len() && list[0].k == 4 && tree[..3] == list[..3]);
+        let refused = refused(calls);
+        let others = [0, 1, u64::from(u32::MAX), u64::MAX, 1 << 32];
+        let tried: Vec<_> = others
+            .into_iter()
+            .map(|argument| [argument; 6])
+            .chain(refused.iter().map(|entry| arguments(&entry.when)))
+            .chain((0..64).map(|bit| [1 << bit, 1, 0, 0, 0, 0]))
+            .collect();
+        let mut seen = std::collections::BTreeSet::new();
+        for call in (0..1024).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+            for arguments in &tried {
+                let found = run(&tree, false, call, *arguments);
+                seen.insert(found);
+                let expected = match call {
+                    0x4000_0000.. => libc::SECCOMP_RET_KILL_PROCESS,
+                    _ if i64::from(call) == libc::SYS_clone3 => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+                    _ if i64::from(call) == libc::SYS_setgroups => libc::SECCOMP_RET_ERRNO,
+                    _ => run(&list, false, call, *arguments),
+                };
+                assert_eq!(found, expected, "{call} {arguments:?}");
+                assert_eq!(run(&tree, true, call, *arguments), libc::SECCOMP_RET_KILL_PROCESS);
+            }
+        }
+        assert_eq!(seen.len(), 5);
+    }
+
     #[test]
     fn every_table_compiles_and_fits() {
         for (network, unix, served) in [
@@ -556,7 +697,12 @@ mod tests {
             for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
                 let calls = Calls { network, unix, connecting, served, modes: served, names: false };
                 let programs = Programs::compile(calls, true).unwrap();
-                assert!(programs.filters.iter().chain(&programs.served).all(|program| program.len() < 4096));
+                assert!(
+                    [&programs.refused]
+                        .into_iter()
+                        .chain(&programs.served)
+                        .all(|program| program.len() < 4096)
+                );
                 let asks = |program: &BpfProgram| {
                     program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
                 };
