@@ -102,7 +102,7 @@ fn no_sandbox_is_used_for_one_approval_after_another() {
 #[test]
 fn nobody_harms_the_one_that_comes_next() {
     for_each_user(|world| {
-        // The next process stands by in there while this one runs.
+        // The next process stands by in there while this one runs, and whose copy it is.
         let harms = "
 import ctypes, os, signal, sys
 others = [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]
@@ -122,14 +122,16 @@ except ProcessLookupError: pass
 print('others', len(others), 'nice', os.nice(0), 'on', len(os.sched_getaffinity(0)))
 if sys.argv[1:] == ['slow']:
     for pid in others:
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-        os.sched_setaffinity(pid, {0})
+        # Whose copies they are has capabilities, and its scheduling is out of reach (setpriority(2)).
+        for change in (lambda: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda: os.sched_setaffinity(pid, {0})):
+            try: change()
+            except PermissionError: pass
 ";
         let harms = world.write("harms.py", harms);
         let found = lines(world, &format!("repeat 6 python3 {}", harms.display()));
         let ends: Vec<_> = found.iter().filter(|line| line.starts_with("others")).collect();
         assert_eq!((found.len(), ends.len()), (6, 6), "{found:?}");
-        assert!(ends.iter().any(|line| line.starts_with("others 1")), "another stood by: {found:?}");
+        assert!(ends.iter().any(|line| line.starts_with("others 2")), "another stood by: {found:?}");
         // What was made slow does not run; what comes after it does, as fast as ever.
         let found = lines(world, &format!("repeat 9 python3 {} slow 2>&1; true", harms.display()));
         let (ran, denied): (Vec<_>, Vec<_>) = found.iter().partition(|line| line.starts_with("others"));

@@ -7,6 +7,7 @@ use postern_shim::wire;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::sys::socket::Message;
 use crate::sys::{process, socket};
 
 /// A `SOCK_SEQPACKET` end that carries packed values.
@@ -47,8 +48,28 @@ impl Channel {
         socket::send(&self.0, &[IN_MEMFD], &fds)
     }
 
+    /// A pair of which this end is told by the kernel who sent what it receives.
+    pub(super) fn pair_telling_senders() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = Self::pair()?;
+        socket::tell_senders(&ours.0)?;
+        Ok((ours, theirs))
+    }
+
     /// The next value, or none at the end. `WouldBlock` if there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        Ok(self.take()?.map(|(value, message)| (value, message.fds)))
+    }
+
+    /// As [`Self::receive`], with who sent it. An error where the kernel does not say.
+    pub(super) fn receive_with_sender<T: DeserializeOwned>(
+        &self,
+    ) -> io::Result<Option<(T, Vec<OwnedFd>, i32)>> {
+        let Some((value, message)) = self.take()? else { return Ok(None) };
+        let sender = message.sender.ok_or_else(|| io::Error::other("nobody says who sent a message"))?;
+        Ok(Some((value, message.fds, sender)))
+    }
+
+    fn take<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Message)>> {
         let mut buffer = Vec::with_capacity(MOST_INLINE);
         let mut received = socket::receive(&self.0, &mut buffer);
         if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
@@ -71,7 +92,7 @@ impl Channel {
         } else {
             wire::unpack(inline)
         };
-        Ok(Some((value.map_err(io::Error::other)?, message.fds)))
+        Ok(Some((value.map_err(io::Error::other)?, message)))
     }
 }
 

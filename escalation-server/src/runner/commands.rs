@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
+use super::enter::Entrance;
 use super::message::{Become, Target};
 use crate::sandbox::{Changes, Facts, Placeholder};
 use crate::sys::process::Usage;
@@ -25,8 +26,7 @@ pub(super) struct Purpose {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) purpose: Purpose,
-    /// Its first process.
-    pub(super) pidfd: OwnedFd,
+    pub(super) entrance: Entrance,
 }
 
 /// What a sandbox lives by. Dropped when its first process has ended, and everything in it.
@@ -376,7 +376,7 @@ mod tests {
         let target = Target::Profile("git".to_owned());
         let purpose = Purpose { target, approval: approval.to_owned(), facts: Facts::default() };
         let pidfd = std::fs::File::open("/dev/null").unwrap().into();
-        commands.keep(init, Kept { purpose: purpose.clone(), pidfd });
+        commands.keep(init, Kept { purpose: purpose.clone(), entrance: Entrance::by(pidfd) });
         purpose
     }
 

@@ -1,5 +1,6 @@
 //! How a new process gets to where its command will run.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::channel::Channel;
 use super::init::be_first;
 use super::message::ChildReport;
-use crate::sandbox::{Confinement, Plan, Premade, Refused, StepError, confine, listen_to_names, split_off};
+use crate::sandbox::{
+    Confinement, Plan, Premade, Refused, StepError, confine, listen_to_names, ruleset, split_off,
+};
 use crate::sys::process::{self, Fork};
 
 /// Why a process did not become the command.
@@ -34,9 +37,10 @@ pub(super) enum Sandbox<'a> {
         plan: &'a Plan,
         confinement: &'a Confinement,
     },
-    /// Enter the one whose first process this pidfd names.
+    /// Enter one, and be copied there for each message in `copies`.
     Enter {
-        init: &'a OwnedFd,
+        entrance: &'a Entrance,
+        copies: &'a Channel,
         plan: &'a Plan,
         confinement: &'a Confinement,
     },
@@ -62,12 +66,47 @@ impl<'a> Sandbox<'a> {
     }
 }
 
+/// The way into a sandbox that exists. Who goes there first becomes its zygote: it stays before the
+/// command's last steps, and those who come later are its copies, which need no more than these.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    /// Of the sandbox's first process.
+    init: OwnedFd,
+    /// Where the zygote is told to make a copy, while there is one.
+    zygote: RefCell<Option<Channel>>,
+}
+
+impl Entrance {
+    /// By a pidfd of a sandbox's first process.
+    pub(super) fn by(init: OwnedFd) -> Self {
+        Self { init, zygote: RefCell::default() }
+    }
+
+    /// Has the zygote make a process that reports there; false where there is no zygote.
+    pub(super) fn copy(&self, report: &Channel) -> bool {
+        let sent = |zygote: &Channel| zygote.send(&(), &[report.as_fd()]).is_ok();
+        self.zygote.borrow().as_ref().is_some_and(sent)
+    }
+
+    /// From now on there is a zygote, which is told by this.
+    pub(super) fn zygote_is(&self, zygote: Channel) {
+        self.zygote.replace(Some(zygote));
+    }
+
+    /// Lets the zygote end.
+    pub(super) fn dismiss(&self) {
+        self.zygote.replace(None);
+    }
+}
+
 /// What a process has of its place, where it makes no call any more that the command does not get.
 pub(super) struct Place<'a> {
     sandbox: Sandbox<'a>,
     /// Where the first process of a new sandbox says that it has mounted what it was told to.
     view: Option<Channel>,
     confined: Option<(&'a Plan, &'a Confinement, Refused)>,
+    /// What Landlock allows there, where that was made before.
+    ruleset: Option<OwnedFd>,
 }
 
 impl<'a> Place<'a> {
@@ -77,7 +116,7 @@ impl<'a> Place<'a> {
         let confined = sandbox.confinement().map(|(plan, confinement)| {
             confinement.refuse().map(|refused| (plan, confinement, refused)).map_err(told)
         });
-        Ok(Self { sandbox, view, confined: confined.transpose()? })
+        Ok(Self { sandbox, view, confined: confined.transpose()?, ruleset: None })
     }
 
     /// Waits for the first process of a new sandbox.
@@ -97,7 +136,15 @@ impl<'a> Place<'a> {
     /// The rest of what cannot be undone. See [`confine`] for what is returned.
     pub(super) fn confine(&self) -> Step<Option<OwnedFd>> {
         let Some((plan, confinement, refused)) = &self.confined else { return Ok(None) };
-        confine(plan, confinement, refused).map_err(told)
+        let made;
+        let ruleset = match &self.ruleset {
+            Some(before) => before,
+            None => {
+                made = ruleset(plan).map_err(told)?;
+                &made
+            }
+        };
+        confine(plan, confinement, ruleset, refused).map_err(told)
     }
 
     /// From now on the server answers how files are found by their names. What is returned listens.
@@ -120,19 +167,24 @@ fn told(error: StepError) -> Stop {
 /// The first process of a new PID namespace and the command are both made as siblings of this one,
 /// so that the spawner, their parent, sees them stop and end; this one then leaves.
 pub(super) fn enter(
-    mut report: Channel,
+    report: Channel,
     sandbox: Sandbox<'_>,
     command: impl FnOnce(&mut Channel, &Place<'_>) -> Stop,
 ) -> ! {
-    let entered = match sandbox {
+    let (mut report, entered) = match sandbox {
         Sandbox::None | Sandbox::Confine { .. } => {
-            let pid = std::process::id().cast_signed();
-            let _told = report.send(&ChildReport::Pids { init: 0, command: pid }, &[]);
-            Place::reached(sandbox, None)
+            let _told = report.send(&ChildReport::Here, &[]);
+            (report, Place::reached(sandbox, None))
         }
-        Sandbox::Enter { init, plan, .. } => enter_existing(&report, init, plan, sandbox),
+        Sandbox::Enter { entrance, copies, plan, .. } => {
+            match enter_existing(&entrance.init, plan, sandbox) {
+                Ok(place) => be_copied(report, copies, place),
+                Err(stop) => (report, Err(stop)),
+            }
+        }
         Sandbox::Make { control, plan, terminal, shared, .. } => {
-            make(&report, control, plan, terminal, shared, sandbox)
+            let made = make(&report, control, plan, terminal, shared, sandbox);
+            (report, made)
         }
     };
     let arrived = entered.and_then(|place| {
@@ -156,21 +208,55 @@ fn sibling() -> Step<Fork> {
 }
 
 fn leave(report: &Channel, init: i32, command: i32) -> ! {
-    let _told = report.send(&ChildReport::Pids { init, command }, &[]);
+    let _told = report.send(&ChildReport::Made { init, command }, &[]);
     process::exit_now(0)
 }
 
-fn enter_existing<'a>(
-    report: &Channel,
-    init: &OwnedFd,
-    plan: &Plan,
-    sandbox: Sandbox<'a>,
-) -> Step<Place<'a>> {
+fn enter_existing<'a>(init: &OwnedFd, plan: &'a Plan, sandbox: Sandbox<'a>) -> Step<Place<'a>> {
     process::enter_namespaces(init, plan.user_namespace(), !plan.network())
         .map_err(failed("enter the sandbox"))?;
     match sibling()? {
-        Fork::Child => Place::reached(sandbox, None),
-        Fork::Parent(pid) => leave(report, 0, pid),
+        Fork::Child => {
+            let place = Place::reached(sandbox, None)?;
+            Ok(Place { ruleset: Some(ruleset(plan).map_err(told)?), ..place })
+        }
+        Fork::Parent(_) => process::exit_now(0),
+    }
+}
+
+/// The zygote's life. Returns in each of its copies, with what that reports by; they are its siblings, so the
+/// spawner's children.
+///
+/// It goes no further than its copies must not: a command of its sandbox cannot signal what Landlock does not
+/// restrict, nor slow down what has capabilities.
+fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channel, Step<Place<'a>>) {
+    process::default_signals();
+    process::set_signals(0, u64::MAX);
+    if let Err(error) = process::hide_memory() {
+        return (report, Err(failed("hide this process's memory")(error)));
+    }
+    let mut next = Some(report);
+    loop {
+        // Held here it would not end with the copy.
+        if let Some(report) = next.take() {
+            match sibling() {
+                Ok(Fork::Child) => {
+                    let keep = place.ruleset.iter().map(AsRawFd::as_raw_fd);
+                    let keep: Vec<_> = [0, 1, 2, report.as_raw_fd()].into_iter().chain(keep).collect();
+                    let closed = process::close_others(&keep).map_err(failed("close descriptors"));
+                    let _told = report.send(&ChildReport::Here, &[]);
+                    return (report, closed.map(|()| place));
+                }
+                Ok(Fork::Parent(_)) => {}
+                Err(stop) => return (report, Err(stop)),
+            }
+        }
+        let _ready = readable(copies, None);
+        match copies.receive::<()>() {
+            Ok(Some(((), fds))) => next = fds.into_iter().next().map(Channel::from),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => process::exit_now(0),
+        }
     }
 }
 
@@ -214,7 +300,9 @@ pub(super) fn keep_only(report: &Channel, sandbox: Sandbox<'_>) -> io::Result<()
     let mut keep = vec![0, 1, 2, report.as_raw_fd()];
     match sandbox {
         Sandbox::None | Sandbox::Confine { .. } => {}
-        Sandbox::Enter { init, .. } => keep.push(init.as_raw_fd()),
+        Sandbox::Enter { entrance, copies, .. } => {
+            keep.extend([entrance.init.as_raw_fd(), copies.as_raw_fd()]);
+        }
         Sandbox::Make { control, shared, .. } => {
             keep.push(control.as_raw_fd());
             keep.extend(shared.into_iter().flat_map(Premade::fds));

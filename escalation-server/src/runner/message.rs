@@ -248,8 +248,10 @@ pub(crate) enum FrontReport {
 /// From a new process to the spawner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ChildReport {
-    /// Both as the spawner sees them; the first is 0 if there is no new PID namespace.
-    Pids {
+    /// From whoever becomes the command. Which process that is the kernel says.
+    Here,
+    /// From whoever made a PID namespace: its first process and the command's, as the spawner sees them.
+    Made {
         init: i32,
         command: i32,
     },

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::begin::BUILD;
 use super::channel::Channel;
 use super::commands::{Command, Commands, Kept, Lifeline, SHELL, Stage};
-use super::enter::{Sandbox, enter, readable};
+use super::enter::{Entrance, Sandbox, enter, readable};
 use super::message::{
     Become, ChildReport, Cwd, FromInit, FrontOrder, FrontReport, Order, Report, Start, Target,
 };
@@ -385,11 +385,10 @@ impl Spawner {
             let Some(report) = self.commands.get(id).and_then(|command| command.report.as_ref()) else {
                 return;
             };
-            match report.receive::<ChildReport>() {
-                Ok(Some((ChildReport::Pids { init, command }, _))) => {
-                    self.learn(id, Some(init).filter(|init| *init > 0), command);
-                }
-                Ok(Some((ChildReport::Ready { fds }, served))) => {
+            match report.receive_with_sender::<ChildReport>() {
+                Ok(Some((ChildReport::Here, _, pid))) => self.learn(id, None, pid),
+                Ok(Some((ChildReport::Made { init, command }, ..))) => self.learn(id, Some(init), command),
+                Ok(Some((ChildReport::Ready { fds }, served, _))) => {
                     if let Some(command) = self.commands.get_mut(id) {
                         command.stage = Stage::Ready;
                         command.fds = fds;
@@ -399,8 +398,10 @@ impl Spawner {
                         self.tell_server_with(&Report::Served { id }, &served);
                     }
                 }
-                Ok(Some((ChildReport::Refused { errno }, _))) => self.fail(id, Report::Refused { id, errno }),
-                Ok(Some((ChildReport::Failed { what }, _))) => self.fail(id, Report::Failed { id, what }),
+                Ok(Some((ChildReport::Refused { errno }, ..))) => {
+                    self.fail(id, Report::Refused { id, errno });
+                }
+                Ok(Some((ChildReport::Failed { what }, ..))) => self.fail(id, Report::Failed { id, what }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Close-on-exec: the command runs, or its process died on the way.
                 Ok(None) | Err(_) => return self.reported(id),
@@ -438,7 +439,7 @@ impl Spawner {
         if id == SHELL
             && let Some(pidfd) = init.and_then(|init| process::pidfd_open(init).ok())
         {
-            self.standbys.turn_is(pidfd);
+            self.standbys.turn_is(Entrance::by(pidfd));
         }
         let offers = self.commands.get(id).and_then(|command| command.offers);
         if let (Some(init), Some(user_namespace)) = (init, offers) {
@@ -534,7 +535,7 @@ impl Spawner {
                         && self.commands.kept(&purpose).is_none()
                         && let Ok(pidfd) = process::pidfd_open(init)
                     {
-                        self.commands.keep(init, Kept { purpose, pidfd });
+                        self.commands.keep(init, Kept { purpose, entrance: Entrance::by(pidfd) });
                     }
                 }
                 _ => {
@@ -567,7 +568,7 @@ impl Spawner {
         (gate, go): (&OwnedFd, &OwnedFd),
         early: Option<Premade>,
     ) -> Result<(), String> {
-        let (report, theirs) = Channel::pair().map_err(|error| error.to_string())?;
+        let (report, theirs) = Channel::pair_telling_senders().map_err(|error| error.to_string())?;
         let (control, held) = Channel::pair().map_err(|error| error.to_string())?;
         let turn = self.standbys.turn_plan()?;
         let wanted = |plan: &Plan| plan.user_namespace() && !plan.network();

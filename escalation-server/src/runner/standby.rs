@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -16,7 +15,7 @@ use postern_shim::wire::Bytes;
 use super::channel::Channel;
 use super::command::stand_by;
 use super::commands::{Commands, Purpose};
-use super::enter::{Sandbox, Stop, enter, keep_only};
+use super::enter::{Entrance, Sandbox, Stop, enter, keep_only};
 use super::message::{ChildReport, Target, ToInit};
 use super::signals::leave_group;
 use super::spawner::Profiles;
@@ -57,7 +56,7 @@ struct Design {
 pub(super) struct Standbys {
     profiles: Profiles,
     session_limits: Limits,
-    turn: Option<(Plan, Rc<Confinement>, OwnedFd)>,
+    turn: Option<(Plan, Rc<Confinement>, Entrance)>,
     /// What is compiled once.
     confinements: RefCell<HashMap<Calls, Rc<Confinement>>>,
     /// What sandboxes without the network share, once there is one.
@@ -138,10 +137,10 @@ impl Standbys {
         self.turn.is_some() || self.profiles.turn.as_ref().is_none_or(Plan::is_alone)
     }
 
-    /// From now on commands can enter the turn's sandbox, by its first process.
-    pub(super) fn turn_is(&mut self, init: OwnedFd) {
+    /// From now on commands can enter the turn's sandbox.
+    pub(super) fn turn_is(&mut self, entrance: Entrance) {
         if let Ok(Some((plan, confinement))) = self.turn_plan() {
-            self.turn = Some((plan.clone(), confinement, init));
+            self.turn = Some((plan.clone(), confinement, entrance));
         }
     }
 
@@ -215,16 +214,19 @@ impl Standbys {
             }
             // If it cannot be made now, whoever needs it will be told why.
             let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose));
-            if let Ok(standby) = self.make(&target, design, kept.map(|(init, kept)| (init, &kept.pidfd))) {
+            if let Ok(standby) = self.make(&target, design, kept.map(|(init, kept)| (init, &kept.entrance))) {
                 self.ready.insert(target, standby);
             }
         }
     }
 
-    /// Lets all go that stand by.
+    /// Lets all go that stand by, and who would make more of them in the turn's sandbox.
     pub(super) fn dismiss(&mut self) {
         self.used.clear();
         self.ready.clear();
+        if let Some((.., entrance)) = &self.turn {
+            entrance.dismiss();
+        }
     }
 
     /// What a target's own sandbox is to be; none for one that has none of its own.
@@ -249,10 +251,10 @@ impl Standbys {
         &self,
         target: &Target,
         design: Option<Design>,
-        kept: Option<(i32, &OwnedFd)>,
+        kept: Option<(i32, &Entrance)>,
     ) -> Result<Standby, String> {
         let text = |error: io::Error| error.to_string();
-        let (report, theirs) = Channel::pair().map_err(text)?;
+        let (report, theirs) = Channel::pair_telling_senders().map_err(text)?;
         let (control, held) = Channel::pair().map_err(text)?;
         let turn = self.turn_plan()?.filter(|(plan, _)| plan.is_alone());
         let confinement = design.as_ref().map(|design| self.confinement(&design.plan)).transpose()?;
@@ -264,14 +266,16 @@ impl Standbys {
             (Target::Turn, ..) if let Some((plan, confinement)) = &turn => {
                 Sandbox::Confine { plan, confinement }
             }
-            (Target::Turn, _, Some((plan, confinement, init))) => Sandbox::Enter { init, plan, confinement },
+            (Target::Turn, _, Some((plan, confinement, entrance))) => {
+                Sandbox::Enter { entrance, copies: &held, plan, confinement }
+            }
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) if plan.is_alone() => {
                 Sandbox::Confine { plan, confinement }
             }
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _)
-                if let Some((_, init)) = kept =>
+                if let Some((_, entrance)) = kept =>
             {
-                Sandbox::Enter { init, plan, confinement }
+                Sandbox::Enter { entrance, copies: &held, plan, confinement }
             }
             (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) => Sandbox::Make {
                 control: &held,
@@ -283,7 +287,8 @@ impl Standbys {
             (Target::Turn, ..) => return Err("the turn's sandbox is gone".to_owned()),
             (Target::Profile(name), None, _) => return Err(format!("there is no sandbox for {name}")),
         };
-        if let Fork::Child = process::fork().map_err(text)? {
+        let copied = matches!(sandbox, Sandbox::Enter { entrance, .. } if entrance.copy(&theirs));
+        if !copied && let Fork::Child = process::fork().map_err(text)? {
             leave_group();
             if let Err(error) = keep_only(&theirs, sandbox) {
                 let what = format!("close descriptors: {error}");
@@ -292,16 +297,21 @@ impl Standbys {
             }
             enter(theirs, sandbox, |report, place| -> Stop { stand_by(&self.session_limits, place, report) });
         }
-        let (own, offers) = match sandbox {
-            Sandbox::Make { plan, .. } => (true, plan.shareable().then_some(plan.user_namespace())),
-            _ => (false, None),
+        let (control, offers) = match sandbox {
+            Sandbox::Make { plan, .. } => (Some(control), plan.shareable().then_some(plan.user_namespace())),
+            Sandbox::Enter { entrance, .. } if !copied => {
+                entrance.zygote_is(control);
+                (None, None)
+            }
+            _ => (None, None),
         };
         let (covers, absent, purpose) = design
             .map(|design| (design.plan.covers(), design.plan.absent, Some(design.purpose)))
             .unwrap_or_default();
         let turns = self.profiles.turn.as_ref().map(|turn| &turn.absent);
-        let keepable = own && absent.iter().all(|path| turns.is_some_and(|turns| turns.contains(path)));
-        let (control, within) = (own.then_some(control), kept.map(|(init, _)| init));
+        let keepable =
+            control.is_some() && absent.iter().all(|path| turns.is_some_and(|turns| turns.contains(path)));
+        let within = kept.map(|(init, _)| init);
         Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable })
     }
 }

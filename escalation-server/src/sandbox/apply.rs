@@ -62,6 +62,7 @@ impl Confinement {
     /// As seccomp(2).
     pub(crate) fn refuse(&self) -> Result<Refused, StepError> {
         process::no_new_privileges().named("set no_new_privs")?;
+        process::empty_bounding_set().named("drop capabilities")?;
         process::seccomp(&self.programs.refused).named("install the seccomp filter").map(|()| Refused(()))
     }
 
@@ -71,8 +72,14 @@ impl Confinement {
     /// # Errors
     /// If the kernel refuses it, as where another one listens to this process.
     pub(crate) fn listen(&self) -> Result<Option<OwnedFd>, StepError> {
-        let served = self.programs.served.as_deref().map(process::seccomp_listener).transpose();
-        served.named("install the seccomp filter for what the server answers")
+        let last = &self.programs.last;
+        if self.programs.listens {
+            process::seccomp_listener(last)
+                .map(Some)
+                .named("install the seccomp filter for what the server answers")
+        } else {
+            process::seccomp(last).map(|()| None).named("install the last seccomp filter")
+        }
     }
 }
 
@@ -89,8 +96,7 @@ pub(crate) fn listen_to_names(no_new_privileges: bool) -> Result<OwnedFd, StepEr
     }
     let programs = Programs::names().map_err(io::Error::other).named("compile the seccomp filter")?;
     process::seccomp(&programs.refused).named(what)?;
-    let served = programs.served.ok_or(io::ErrorKind::NotFound).named(what)?;
-    process::seccomp_listener(&served).named(what)
+    process::seccomp_listener(&programs.last).named(what)
 }
 
 /// A user namespace and an empty network namespace that exist before the sandbox that enters them. Nothing
@@ -350,15 +356,8 @@ pub(super) fn renounce() -> Result<(), StepError> {
     process::drop_capabilities().named("drop capabilities")
 }
 
-/// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone.
-/// What is returned listens to the calls that the server answers, unless that is for
-/// [`Confinement::listen`] to do, as where these are calls that this process still makes itself.
-pub(crate) fn confine(
-    plan: &Plan,
-    confinement: &Confinement,
-    _before: &Refused,
-) -> Result<Option<OwnedFd>, StepError> {
-    // Rules name what the mounts have put there, so they are opened after the mounts.
+/// What Landlock allows in a sandbox. Its rules name what the mounts have put there, so it is made after them.
+pub(crate) fn ruleset(plan: &Plan) -> Result<OwnedFd, StepError> {
     let ruleset = landlock::ruleset(plan.landlock_abi, plan.network()).named("create a Landlock ruleset")?;
     for (path, access) in &plan.landlock {
         let what = || format!("allow {} by Landlock", path.display());
@@ -371,7 +370,19 @@ pub(crate) fn confine(
         let access = if directory { *access } else { access & landlock::fs::OF_FILES };
         landlock::allow(&ruleset, &at, access).named(what())?;
     }
+    Ok(ruleset)
+}
+
+/// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone.
+/// What is returned listens to the calls that the server answers, unless that is for
+/// [`Confinement::listen`] to do, as where these are calls that this process still makes itself.
+pub(crate) fn confine(
+    plan: &Plan,
+    confinement: &Confinement,
+    ruleset: &OwnedFd,
+    _before: &Refused,
+) -> Result<Option<OwnedFd>, StepError> {
     renounce()?;
-    landlock::restrict(&ruleset).named("restrict by Landlock")?;
+    landlock::restrict(ruleset).named("restrict by Landlock")?;
     if plan.calls.names { Ok(None) } else { confinement.listen() }
 }

@@ -14,7 +14,7 @@ mod watch;
 
 pub(crate) use alone::WEAKNESSES;
 pub(crate) use apply::{
-    Confinement, Premade, Refused, StepError, build_view, confine, listen_to_names, split_off,
+    Confinement, Premade, Refused, StepError, build_view, confine, listen_to_names, ruleset, split_off,
 };
 pub(crate) use facts::{Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};

@@ -198,11 +198,6 @@ fn refused(calls: Calls) -> Vec<Entry> {
         table.push(refuse!(SYS_clone, When::Bits(0, bits), why).besides(besides));
         table.push(refuse!(SYS_unshare, When::Bits(0, bits), why).besides(besides));
     }
-    table.push(refuse!(
-        SYS_clone,
-        When::Bits(0, libc::CLONE_PARENT as u64),
-        "a sibling is hidden from the sandbox's first process"
-    ));
     table.extend(refused_sockets(calls));
     if !calls.modes {
         table.extend(refused_modes());
@@ -283,6 +278,15 @@ fn refused_sockets(calls: Calls) -> Vec<Entry> {
     table
 }
 
+/// What is refused last: whoever becomes a command may be made by it.
+fn refused_last() -> Vec<Entry> {
+    vec![refuse!(
+        SYS_clone,
+        When::Bits(0, libc::CLONE_PARENT as u64),
+        "a sibling is hidden from the sandbox's first process"
+    )]
+}
+
 /// What the server answers.
 fn served(calls: Calls) -> Vec<Entry> {
     let mut table = Vec::new();
@@ -342,7 +346,7 @@ pub(super) fn describe(calls: Calls) -> [Vec<String>; 2] {
         };
         format!("{}{condition}: {why}{besides}", name.trim_start_matches("SYS_"))
     };
-    let mut lines: Vec<String> = refused(calls).iter().map(line).collect();
+    let mut lines: Vec<String> = refused(calls).iter().chain(&refused_last()).map(line).collect();
     lines.push("clone3: its flags cannot be seen; absent, so that clone is used".to_owned());
     lines.push("every call of a foreign architecture or x32: killed".to_owned());
     [lines, served(calls).iter().map(line).collect()]
@@ -352,8 +356,10 @@ pub(super) fn describe(calls: Calls) -> [Vec<String>; 2] {
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(super) refused: BpfProgram,
-    /// After it, and who installs it gets a listener to hand to the server.
-    pub(super) served: Option<BpfProgram>,
+    /// After it.
+    pub(super) last: BpfProgram,
+    /// Whether who installs the last one gets a listener to hand to the server.
+    pub(super) listens: bool,
 }
 
 impl Programs {
@@ -368,9 +374,11 @@ impl Programs {
             // here root has no capability that could, and no group that gives it more than its user.
             table.extend(answered(always(libc::SYS_setgroups), 0));
         }
+        let mut last = answered(rules(refused_last())?, libc::EPERM);
         let served = served(calls);
-        let served = if served.is_empty() { None } else { Some(notifying(rules(served)?)?) };
-        Ok(Self { refused: guarded(table)?, served })
+        let listens = !served.is_empty();
+        last.extend(notified(rules(served)?));
+        Ok(Self { refused: guarded(table)?, last: notifying(guarded(last)?), listens })
     }
 }
 
@@ -383,8 +391,8 @@ impl Programs {
     pub(super) fn names() -> Result<Self, seccompiler::Error> {
         // What a ring opens passes no filter. Programs that would use one do without.
         let absent = answered(always(libc::SYS_io_uring_setup), libc::ENOSYS);
-        let served = notifying(rules(served_names())?)?;
-        Ok(Self { refused: guarded(absent)?, served: Some(served) })
+        let last = notifying(guarded(notified(rules(served_names())?))?);
+        Ok(Self { refused: guarded(absent)?, last, listens: true })
     }
 
     /// One that only serves to see whether there can be a listener.
@@ -392,7 +400,7 @@ impl Programs {
     /// # Errors
     /// As for [`Self::compile`].
     pub(super) fn listening() -> Result<BpfProgram, seccompiler::Error> {
-        notifying(always(libc::SYS_socket))
+        Ok(notifying(guarded(notified(always(libc::SYS_socket)))?))
     }
 }
 
@@ -434,24 +442,34 @@ fn filter(rules: Rules, action: SeccompAction) -> Result<BpfProgram, seccompiler
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?.try_into()?)
 }
 
-/// A program that asks the listener. `seccompiler` has no such action: one that it has, and that
-/// stands nowhere else, is exchanged for it.
-fn notifying(rules: Rules) -> Result<BpfProgram, seccompiler::Error> {
-    const PLACE: u32 = 0x504f;
-    let mut program = filter(rules, SeccompAction::Trace(PLACE))?;
+/// Calls that match, and what they come to.
+type Answered = BTreeMap<i64, (Vec<SeccompRule>, SeccompAction)>;
+
+fn coming_to(rules: Rules, action: &SeccompAction) -> Answered {
+    rules.into_iter().map(|(call, rules)| (call, (rules, action.clone()))).collect()
+}
+
+/// An error, or success where it is 0.
+fn answered(rules: Rules, errno: i32) -> Answered {
+    coming_to(rules, &SeccompAction::Errno(errno.unsigned_abs()))
+}
+
+/// `seccompiler` has no action that asks the listener: one that it has, and that stands nowhere else, is
+/// exchanged for it.
+const PLACE: u32 = 0x504f;
+
+/// To be asked of the listener: see [`notifying`].
+fn notified(rules: Rules) -> Answered {
+    coming_to(rules, &SeccompAction::Trace(PLACE))
+}
+
+fn notifying(mut program: BpfProgram) -> BpfProgram {
     for instruction in &mut program {
         if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRACE | PLACE {
             instruction.k = libc::SECCOMP_RET_USER_NOTIF;
         }
     }
-    Ok(program)
-}
-
-/// Calls that match, and the error that they come to instead.
-type Answered = BTreeMap<i64, (Vec<SeccompRule>, i32)>;
-
-fn answered(rules: Rules, errno: i32) -> Answered {
-    rules.into_iter().map(|(call, rules)| (call, (rules, errno))).collect()
+    program
 }
 
 const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -460,7 +478,7 @@ const JUMP_IF: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const JUMP_IF_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// One program for calls that come to different errors. It kills whoever makes a call of a foreign
+/// One program for calls that come to different things. It kills whoever makes a call of a foreign
 /// architecture, or by the x32 numbers, which carry x86-64's architecture and would pass a comparison of
 /// plain ones.
 ///
@@ -470,11 +488,11 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 fn guarded(table: Answered) -> Result<BpfProgram, seccompiler::Error> {
     const LEAF: usize = 4;
     const X32_BIT: u32 = 0x4000_0000;
-    let mut leaves: Vec<(Rules, i32)> = Vec::new();
-    for (call, (rules, errno)) in table {
+    let mut leaves: Vec<(Rules, SeccompAction)> = Vec::new();
+    for (call, (rules, action)) in table {
         match leaves.last_mut() {
-            Some((leaf, same)) if *same == errno && leaf.len() < LEAF => drop(leaf.insert(call, rules)),
-            _ => leaves.push((BTreeMap::from([(call, rules)]), errno)),
+            Some((leaf, same)) if *same == action && leaf.len() < LEAF => drop(leaf.insert(call, rules)),
+            _ => leaves.push((BTreeMap::from([(call, rules)]), action)),
         }
     }
     // It compares the architecture, and allows all.
@@ -482,9 +500,9 @@ fn guarded(table: Answered) -> Result<BpfProgram, seccompiler::Error> {
     begin.pop();
     begin.push(sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 }); // seccomp_data.nr
     let mut bodies = Vec::new();
-    for (leaf, errno) in leaves {
+    for (leaf, action) in leaves {
         let first = leaf.keys().next().copied().and_then(|call| call.try_into().ok()).unwrap_or_default();
-        let program = filter(leaf, SeccompAction::Errno(errno.unsigned_abs()))?;
+        let program = filter(leaf, action)?;
         bodies.push((first, tightened(program.strip_prefix(&*begin).unwrap_or(&program))));
     }
     let mut program = begin;
@@ -586,7 +604,7 @@ mod tests {
         let served = Calls { served: true, modes: true, ..none };
         let unix = Calls { unix: true, connecting: Connecting::Served, ..served };
         for calls in [none, network, served, unix, Calls { network: true, ..unix }] {
-            let table = refused(calls);
+            let table: Vec<Entry> = refused(calls).into_iter().chain(refused_last()).collect();
             let programs = Programs::compile(calls, false).unwrap();
             let made: Vec<_> = table.iter().map(|entry| (entry.call, arguments(&entry.when))).collect();
             // All this is a thread's own.
@@ -598,6 +616,8 @@ mod tests {
                 landlock::restrict(landlock::ruleset(abi, calls.network).unwrap()).unwrap();
                 let before: Vec<_> = attempt();
                 process::seccomp(&programs.refused).unwrap();
+                let last = guarded(answered(rules(refused_last()).unwrap(), libc::EPERM)).unwrap();
+                process::seccomp(&last).unwrap();
                 let after: Vec<_> = attempt();
                 before.into_iter().zip(after).collect::<Vec<_>>()
             });
@@ -697,20 +717,14 @@ mod tests {
             for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
                 let calls = Calls { network, unix, connecting, served, modes: served, names: false };
                 let programs = Programs::compile(calls, true).unwrap();
-                assert!(
-                    [&programs.refused]
-                        .into_iter()
-                        .chain(&programs.served)
-                        .all(|program| program.len() < 4096)
-                );
+                assert!([&programs.refused, &programs.last].iter().all(|program| program.len() < 4096));
                 let asks = |program: &BpfProgram| {
                     program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
                 };
-                assert_eq!(programs.served.as_ref().is_some_and(asks), served);
+                assert_eq!((asks(&programs.last), programs.listens), (served, served));
                 let programs = Programs::compile(Calls { names: true, ..calls }, true).unwrap();
-                assert!(programs.served.as_ref().is_some_and(asks));
+                assert!(asks(&programs.last) && programs.listens && !asks(&programs.refused));
             }
         }
-        assert!(Programs::names().unwrap().served.is_some());
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) fds: Vec<OwnedFd>,
+    /// Who sent it, by the kernel's word: told on a socket of [`tell_senders`].
+    pub(crate) sender: Option<i32>,
     /// The data or the descriptors did not all arrive.
     pub(crate) truncated: bool,
 }
@@ -102,8 +104,9 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Message
     // SAFETY: the kernel has written that much, and no more than there is room for.
     unsafe { buffer.set_len(length) };
     let mut fds = Vec::new();
+    let mut sender = None;
     // SAFETY: the kernel filled the control buffer up to msg_controllen; every descriptor in an
-    // SCM_RIGHTS message is fresh and ours, and is taken exactly once.
+    // SCM_RIGHTS message is fresh and ours, and is taken exactly once; SCM_CREDENTIALS holds a ucred.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
@@ -114,11 +117,15 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Message
                     fds.push(OwnedFd::from_raw_fd(ptr::read_unaligned(data.add(at))));
                 }
             }
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_CREDENTIALS {
+                let credentials = libc::CMSG_DATA(header).cast::<libc::ucred>();
+                sender = Some(ptr::read_unaligned(credentials).pid).filter(|pid| *pid > 0);
+            }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
     let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Message { fds, truncated })
+    Ok(Message { fds, sender, truncated })
 }
 
 fn option<T>(fd: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
@@ -205,6 +212,22 @@ pub(crate) fn peer_pidfd(fd: impl AsFd) -> io::Result<OwnedFd> {
     let pidfd: RawFd = option(fd.as_fd(), SO_PEERPIDFD)?;
     // SAFETY: a fresh descriptor that is ours.
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// From now on each message says which process sent it: `SO_PASSCRED`, unix(7).
+pub(crate) fn tell_senders(fd: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is as long as stated.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }
 
 /// shutdown(2) for writing: the other end reads what was sent, then the end.
