@@ -111,8 +111,23 @@ pub(super) struct Command {
     pub(super) since: Option<Instant>,
     /// Since when it has what is sent to its job.
     pub(super) joined: Option<Instant>,
-    /// Until then it is not listened to: see [`Commands::hush`].
+    /// Until then it is not listened to: see [`Command::rest`].
     pub(super) quiet: Option<Instant>,
+}
+
+/// So long nobody asks whether a command runs that needs nothing more of the spawner.
+const QUIET: Duration = Duration::from_millis(3);
+
+impl Command {
+    /// All that it has to say from now on is that it runs, or why it does not. In the second case its process
+    /// ends, and in the first it may soon: it is listened to then, or after a while. To be woken for that
+    /// would take the processor from the command. Not where its waiter keeps for it what reaches its group
+    /// until it is told that it runs: what has reached it meanwhile is known of those in the spawner's own.
+    pub(super) fn rest(&mut self) {
+        if self.joined.is_some() {
+            self.quiet = Some(Instant::now() + QUIET);
+        }
+    }
 }
 
 /// A change of a child, as wait4(2) told it.
@@ -152,15 +167,6 @@ impl Commands {
     /// Those that have something to report still.
     pub(super) fn reporting(&self) -> impl Iterator<Item = (u64, &Channel)> {
         self.by_id.iter().filter_map(|(id, command)| Some((*id, command.report.as_ref()?)))
-    }
-
-    /// All that a command has to say from now on is that it runs, or why it does not. In the second case
-    /// its process ends, and in the first it may soon: it is listened to then, or after this time. To be
-    /// woken for that would take the processor from the command.
-    pub(super) fn hush(&mut self, id: u64, until: Instant) {
-        if let Some(command) = self.by_id.get_mut(&id) {
-            command.quiet = Some(until);
-        }
     }
 
     /// Those that are to be listened to at this time.
@@ -426,7 +432,7 @@ mod tests {
         };
         let until = Instant::now();
         assert_eq!(heard(&commands, until), (vec![1], None));
-        commands.hush(1, until);
+        commands.get_mut(1).unwrap().quiet = Some(until);
         let moment = Duration::from_nanos(1);
         assert_eq!(heard(&commands, until - moment), (vec![], Some(until)));
         for at in [until, until + moment] {

@@ -40,9 +40,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// So long a command that starts is not kept waiting. One whose asker hands nothing over may take longer.
 pub(super) const STARTING: Duration = Duration::from_millis(20);
-/// So long after its order nobody asks whether a command runs that needs nothing more of the spawner.
-const QUIET: Duration = Duration::from_millis(3);
-
 /// What sandboxes are made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Profiles {
@@ -392,6 +389,7 @@ impl Spawner {
                     if let Some(command) = self.commands.get_mut(id) {
                         command.stage = Stage::Ready;
                         command.fds = fds;
+                        command.rest();
                     }
                     // At once: its exec may be the first call that waits for an answer.
                     if !served.is_empty() {
@@ -470,28 +468,25 @@ impl Spawner {
             return self.kill(id);
         }
         order.own_session = !join_job(pid, order.start.waiter);
-        let in_our_group = shares_group(pid);
-        if in_our_group {
+        if shares_group(pid) {
             // What came before that did not reach it.
             self.witness.look();
             command.joined = Some(Instant::now());
+            // None of its calls will wait for an answer.
+            if order.start.target == Target::Outside && order.start.names.is_none() {
+                command.rest();
+            }
         }
         let Some(report) = &command.report else { return };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sent = report.send(&*order, &borrowed);
         command.waiter = fds.into_iter().next().filter(|_| order.start.tells_end);
-        if let Err(error) = sent {
-            // It has gone; what it said before that is still to be read.
-            if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-                return;
-            }
+        // One that has gone has said something before that, which is still to be read.
+        if let Err(error) = sent
+            && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        {
             self.fail(id, Report::Failed { id, what: format!("order the command: {error}") });
-            return self.kill(id);
-        }
-        // None of its calls will wait for an answer, the next one like it takes but a fork, and what its waiter
-        // keeps for it until we tell that it runs, we know it to have had.
-        if order.start.target == Target::Outside && order.start.names.is_none() && in_our_group {
-            self.commands.hush(id, Instant::now() + QUIET);
+            self.kill(id);
         }
     }
 
