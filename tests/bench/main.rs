@@ -91,11 +91,12 @@ fn main() {
     };
     let judged = world.write("judged.rules", "prefix_rule([\"git\"])\n");
     let (outside, turn) = (rules("o.rules", "unsandboxed"), rules("t.rules", "turn_default"));
-    let profile = rules("p.rules", "read-only");
+    let (profile, network) = (rules("p.rules", "read-only"), rules("n.rules", "network"));
     for (work, promise, rules) in [
         ("judged by the server, answer Run", "<= 1.20", &judged),
         ("escalated, Unsandboxed", "<= 1.8", &outside),
         ("escalated, TurnDefault", "-", &turn),
+        ("escalated, Permissions, with the network", "<= 2.0", &network),
         ("escalated, Permissions, all namespaces", "<= 2.8", &profile),
     ] {
         line(work, promise, &pairs(|| plain(&loops), || gated(rules, &loops)), ratio, "x");
