@@ -15,8 +15,6 @@ use crate::sys::process::{self, Limits};
 pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut Channel) -> Stop {
     let ordered = (|| {
         let listener = place.confine()?;
-        // What can be done before is not waited for.
-        process::default_signals();
         // In its job what is sent to the command comes here first, and is the command's once it runs.
         process::set_signals(0, u64::MAX);
         // What this process remembers is none of its neighbours' business. An exec ends that.

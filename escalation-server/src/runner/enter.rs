@@ -230,7 +230,6 @@ fn enter_existing<'a>(init: &OwnedFd, plan: &'a Plan, sandbox: Sandbox<'a>) -> S
 /// It goes no further than its copies must not: a command of its sandbox cannot signal what Landlock does not
 /// restrict, nor slow down what has capabilities.
 fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channel, Step<Place<'a>>) {
-    process::default_signals();
     process::set_signals(0, u64::MAX);
     if let Err(error) = process::hide_memory() {
         return (report, Err(failed("hide this process's memory")(error)));

@@ -43,7 +43,6 @@ pub(super) fn be_first(control: &Channel, plan: &Plan, terminal: Option<&Path>, 
     };
     // If it failed, its end would take along whoever is to tell why: it waits like any other.
     let _told = view.send(&said, &[]);
-    process::default_signals();
     // Orphans leave nothing behind when they end.
     process::set_signals(1 << (libc::SIGCHLD - 1), 0);
     while let Some(order) = next_order(control, watch.as_mut()) {

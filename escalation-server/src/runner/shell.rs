@@ -69,7 +69,6 @@ pub(super) fn become_shell(shell: &Shell<'_>, place: &Place<'_>, report: &Channe
             .collect();
         process::close_others(&keep).map_err(failed("close descriptors"))?;
         process::set_limit(libc::RLIMIT_NOFILE, shell.open_files).map_err(failed("set limits"))?;
-        process::default_signals();
         let strings = |list| terminated(list).map_err(failed("its arguments and environment"));
         let (argv, env) = (strings(shell.argv)?, strings(shell.env)?);
         Ok((program, argv, env, Ready::serving(listener, process::standard(shell.gate.0))?))

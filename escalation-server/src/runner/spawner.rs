@@ -99,6 +99,8 @@ pub(super) struct Spawner {
 pub fn main() -> i32 {
     const NOT_STARTED: i32 = 125;
     process::set_name(SPAWNER_NAME);
+    // For all that descend from here. This process gets its signals as messages.
+    process::default_signals();
     let inherited = |argument: Option<OsString>| {
         Channel::inherited(argument.and_then(|number| number.to_str()?.parse().ok())?)
     };

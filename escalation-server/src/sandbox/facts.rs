@@ -1,5 +1,6 @@
 //! What a plan needs to know of the machine.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -122,9 +123,12 @@ impl Facts {
         if !profile.unix_sockets.is_empty() && !abilities.connects {
             return Err(Refusal::NoConnects(profile.name.clone()));
         }
-        let replaced = |path: &Path| path.ancestors().find(|part| part.is_symlink()).map(Path::to_path_buf);
-        if let Some(path) = profile.entries.iter().find_map(|(path, _)| replaced(path)) {
-            return Err(Refusal::ProtectedLink(path));
+        let mut looked_at = HashSet::new();
+        for (path, _) in &profile.entries {
+            let mut new = path.ancestors().take_while(|part| looked_at.insert(*part));
+            if let Some(link) = new.find(|part| part.is_symlink()) {
+                return Err(Refusal::ProtectedLink(link.to_path_buf()));
+            }
         }
         // A stand-in goes when the session goes that put it there, unless this one holds it too.
         // It goes before its lease does, so that this is asked first.

@@ -8,9 +8,9 @@
 //! what a crash has left, and is swept.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -84,7 +84,7 @@ impl Leases {
 
     /// Whether what is at a path is a stand-in.
     pub(crate) fn stand_for(&self, path: &Path) -> bool {
-        File::open(self.file_of(path)).and_then(read).is_ok_and(|named| named.is_there())
+        File::open(self.file_of(path)).and_then(|lease| read(&lease)).is_ok_and(|named| named.is_there())
     }
 
     /// Takes stand-ins away that nobody holds any more.
@@ -139,7 +139,7 @@ impl Placeholder {
         let file = leases.file_of(path);
         let lease = leases.open(&file)?;
         let lease = Flock::lock(lease, FlockArg::LockSharedNonblock).map_err(|(_, error)| error)?;
-        let joined = read(lease.try_clone()?).is_ok_and(|named| named.is_there());
+        let joined = read(&lease).is_ok_and(|named| named.is_there());
         if !joined {
             if let Err(error) = make(path) {
                 drop(fs::remove_file(&file));
@@ -174,10 +174,11 @@ impl Drop for Placeholder {
     }
 }
 
-fn read(mut lease: File) -> io::Result<Named> {
-    io::Seek::rewind(&mut lease)?;
-    let mut says = Vec::new();
-    lease.read_to_end(&mut says)?;
+fn read(lease: &File) -> io::Result<Named> {
+    // Two numbers and a path: each of them is read whenever somebody looks what is protected.
+    let mut says = vec![0; 2 * 21 + libc::PATH_MAX as usize];
+    let length = lease.read_at(&mut says, 0)?;
+    says.truncate(length);
     let mut fields = says.splitn(3, |&byte| byte == b' ');
     let mut number = || {
         let field = fields.next().and_then(|field| std::str::from_utf8(field).ok());
@@ -213,7 +214,7 @@ fn make(path: &Path) -> io::Result<()> {
 /// Takes what a lease names out of the way, unless somebody has put something else there or into
 /// it.
 fn take_away(lease: &File, file: &Path) {
-    if let Ok(named) = lease.try_clone().and_then(read)
+    if let Ok(named) = read(lease)
         && named.is_there()
         && let Ok(found) = named.path.symlink_metadata()
     {
