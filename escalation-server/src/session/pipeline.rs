@@ -20,7 +20,7 @@ use crate::flow::{
     Allowed, ContextId, Decision, EnvironmentChanges, Execution, Judgement, Outcome, Request, Source, Status,
     Verdict,
 };
-use crate::policy::{ApprovalPolicy, Subject, judge};
+use crate::policy::{Subject, judge};
 use crate::record::{self, Ticket};
 use crate::sys::{process, socket};
 
@@ -136,10 +136,7 @@ async fn attempt(
     if let Some(execution) = execution {
         let wider = is_wider(execution, facts);
         match rerun::prepare(session, request, handles, execution, judgement, wider) {
-            Ok(mut ready) => {
-                ready.start.tells_end = !watches(session, judgement);
-                rerun = Some(ready);
-            }
+            Ok(ready) => rerun = Some(ready),
             Err(why) => stands = Err(why),
         }
     }
@@ -226,17 +223,12 @@ async fn opened(session: &Session, decision: Decision, request: &Request, age: u
     }
 }
 
-/// Whether somebody may be asked to let a command run a second time once it has failed.
-fn watches(session: &Session, judgement: &Judgement) -> bool {
-    session.stance.policy == ApprovalPolicy::OnFailure && matches!(judgement.source, Source::Heuristic { .. })
-}
-
 /// How a command failed that was watched for it, safe to print. Its status is all that there is: what a
 /// program prints, it may print to be let out.
 fn failure(session: &Session, judgement: &Judgement, outcome: &Outcome) -> Option<String> {
     const DENIED: i32 = 126;
     const NOT_FOUND: i32 = 127;
-    let watched = watches(session, judgement);
+    let watched = rerun::watches(session, judgement);
     match outcome.status {
         Status::Exited(code) if watched && !matches!(code, 0 | DENIED | NOT_FOUND) => {
             Some(format!("it ended with status {code} inside the sandbox, and would run a second time"))

@@ -19,6 +19,7 @@ use super::scripts::{self, Script};
 use super::server::Session;
 use crate::flow::text::summary;
 use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Source};
+use crate::policy::ApprovalPolicy;
 use crate::profile::EVERYTHING;
 use crate::runner::{Cwd, Image, Start, Target, terminated};
 use crate::sys::{process, socket};
@@ -237,11 +238,16 @@ pub(super) fn prepare(
         wider,
         gate,
         gates: Vec::new(),
-        tells_end: true,
+        tells_end: !watches(session, judgement),
     };
     let live = Live { pid: None, summary: summary(&request.argv), wider };
     let execution = execution.clone();
     Ok(Rerun { live, start, argv, execution, environment: None, executable, blake3, script, room })
+}
+
+/// Whether somebody may be asked to let a command run a second time once it has failed.
+pub(super) fn watches(session: &Session, judgement: &Judgement) -> bool {
+    session.stance.policy == ApprovalPolicy::OnFailure && matches!(judgement.source, Source::Heuristic { .. })
 }
 
 /// What the turn was given it was given for whatever it runs.
