@@ -44,13 +44,6 @@ pub(super) struct Standby {
     pub(super) keepable: bool,
 }
 
-/// A sandbox to be made.
-#[derive(Debug, Clone)]
-struct Design {
-    purpose: Purpose,
-    plan: Plan,
-}
-
 /// Makes processes, and keeps one of each kind ready that was needed before.
 #[derive(Debug)]
 pub(super) struct Standbys {
@@ -63,7 +56,7 @@ pub(super) struct Standbys {
     shared: Option<Premade>,
     ready: HashMap<Target, Standby>,
     /// Kinds to be made again, as the last one was. Whoever takes one looks whether that still holds.
-    used: Vec<(Target, Option<Design>)>,
+    used: Vec<(Target, Option<Purpose>)>,
     /// Since when the first of these is.
     wanted: Option<Instant>,
 }
@@ -171,22 +164,22 @@ impl Standbys {
         approval: &str,
         commands: &Commands,
     ) -> Result<Standby, String> {
-        let design = self.design(target, approval)?;
+        let purpose = self.purpose(target, approval)?;
         if !self.used.iter().any(|(used, _)| used == target) {
-            self.used.push((target.clone(), design.clone()));
+            self.used.push((target.clone(), purpose.clone()));
             self.wanted.get_or_insert_with(Instant::now);
         }
         // One that is kept no longer is about to end, and whoever stands by there with it.
-        let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose)).map(|(init, _)| init);
+        let kept = purpose.as_ref().and_then(|purpose| commands.kept(purpose)).map(|(init, _)| init);
         let empty = |init: i32| kept == Some(init) && commands.is_free(init) && !has_children(init);
         if let Some(standby) = self.ready.remove(target)
-            && fits(&standby, design.as_ref().map(|design| &design.purpose))
+            && fits(&standby, purpose.as_ref())
             && standby.within.is_none_or(empty)
             && standby.report.is_open()
         {
-            return Ok(Standby { purpose: design.map(|design| design.purpose), ..standby });
+            return Ok(Standby { purpose, ..standby });
         }
-        self.make(target, design, None)
+        self.make(target, purpose, false, None)
     }
 
     /// A process for a command whose files the server finds by their names, in a sandbox of its own that no
@@ -195,9 +188,8 @@ impl Standbys {
     /// # Errors
     /// As for [`Self::take`].
     pub(super) fn make_serving_names(&self, target: &Target, approval: &str) -> Result<Standby, String> {
-        let design = self.design(target, approval)?;
-        let design = design.map(|design| Design { plan: design.plan.with_names_served(), ..design });
-        self.make(target, design, None).map(|standby| Standby { keepable: false, ..standby })
+        let purpose = self.purpose(target, approval)?;
+        self.make(target, purpose, true, None).map(|standby| Standby { keepable: false, ..standby })
     }
 
     /// Whether a kind has waited so long to be made again.
@@ -208,13 +200,14 @@ impl Standbys {
     /// Makes the next ones of the kinds that were taken, in sandboxes that are kept where there are any.
     pub(super) fn replenish(&mut self, commands: &Commands) {
         self.wanted = None;
-        for (target, design) in std::mem::take(&mut self.used) {
+        for (target, purpose) in std::mem::take(&mut self.used) {
             if self.ready.contains_key(&target) {
                 continue;
             }
             // If it cannot be made now, whoever needs it will be told why.
-            let kept = design.as_ref().and_then(|design| commands.kept(&design.purpose));
-            if let Ok(standby) = self.make(&target, design, kept.map(|(init, kept)| (init, &kept.entrance))) {
+            let kept = purpose.as_ref().and_then(|purpose| commands.kept(purpose));
+            let kept = kept.map(|(init, kept)| (init, &kept.entrance));
+            if let Ok(standby) = self.make(&target, purpose, false, kept) {
                 self.ready.insert(target, standby);
             }
         }
@@ -229,15 +222,21 @@ impl Standbys {
         }
     }
 
-    /// What a target's own sandbox is to be; none for one that has none of its own.
-    fn design(&self, target: &Target, approval: &str) -> Result<Option<Design>, String> {
+    /// What a target's own sandbox is for; none for one that has none of its own.
+    fn purpose(&self, target: &Target, approval: &str) -> Result<Option<Purpose>, String> {
         let Target::Profile(name) = target else { return Ok(None) };
         let Some(profile) = self.restricted(name)? else { return Ok(None) };
         let facts = Facts::gather(profile, &self.profiles.own, &self.profiles.abilities)
             .map_err(|error| error.to_string())?;
-        let plan = plan(profile, &facts, &self.profiles.abilities);
-        let purpose = Purpose { target: target.clone(), approval: approval.to_owned(), facts };
-        Ok(Some(Design { purpose, plan }))
+        Ok(Some(Purpose { target: target.clone(), approval: approval.to_owned(), facts }))
+    }
+
+    /// What such a sandbox is to be.
+    fn plan(&self, purpose: &Purpose, serves_names: bool) -> Result<Option<Plan>, String> {
+        let Target::Profile(name) = &purpose.target else { return Ok(None) };
+        let Some(profile) = self.restricted(name)? else { return Ok(None) };
+        let plan = plan(profile, &purpose.facts, &self.profiles.abilities);
+        Ok(Some(if serves_names { plan.with_names_served() } else { plan }))
     }
 
     /// A profile by name; none if it restricts nothing.
@@ -250,15 +249,27 @@ impl Standbys {
     fn make(
         &self,
         target: &Target,
-        design: Option<Design>,
+        purpose: Option<Purpose>,
+        serves_names: bool,
         kept: Option<(i32, &Entrance)>,
     ) -> Result<Standby, String> {
         let text = |error: io::Error| error.to_string();
         let (report, theirs) = Channel::pair_telling_senders().map_err(text)?;
+        let within = kept.map(|(init, _)| init);
+        let entrance = match (target, &self.turn) {
+            (Target::Turn, Some((.., entrance))) => Some(entrance),
+            _ => kept.map(|(_, entrance)| entrance),
+        };
+        if entrance.is_some_and(|entrance| entrance.copy(&theirs)) {
+            let (covers, absent) = (Vec::new(), Vec::new());
+            let (control, offers, keepable) = (None, None, false);
+            return Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable });
+        }
+        let plan = purpose.as_ref().map(|purpose| self.plan(purpose, serves_names)).transpose()?.flatten();
         let (control, held) = Channel::pair().map_err(text)?;
         let turn = self.turn_plan()?.filter(|(plan, _)| plan.is_alone());
-        let confinement = design.as_ref().map(|design| self.confinement(&design.plan)).transpose()?;
-        let sandbox = match (target, design.as_ref().zip(confinement.as_deref()), &self.turn) {
+        let confinement = plan.as_ref().map(|plan| self.confinement(plan)).transpose()?;
+        let sandbox = match (target, plan.as_ref().zip(confinement.as_deref()), &self.turn) {
             (Target::Outside, ..) => Sandbox::None,
             // The turn is not restricted, or the profile.
             (Target::Turn, _, None) if self.profiles.turn.is_none() => Sandbox::None,
@@ -269,15 +280,13 @@ impl Standbys {
             (Target::Turn, _, Some((plan, confinement, entrance))) => {
                 Sandbox::Enter { entrance, copies: &held, plan, confinement }
             }
-            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) if plan.is_alone() => {
+            (Target::Profile(_), Some((plan, confinement)), _) if plan.is_alone() => {
                 Sandbox::Confine { plan, confinement }
             }
-            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _)
-                if let Some((_, entrance)) = kept =>
-            {
+            (Target::Profile(_), Some((plan, confinement)), _) if let Some((_, entrance)) = kept => {
                 Sandbox::Enter { entrance, copies: &held, plan, confinement }
             }
-            (Target::Profile(_), Some((Design { plan, .. }, confinement)), _) => Sandbox::Make {
+            (Target::Profile(_), Some((plan, confinement)), _) => Sandbox::Make {
                 control: &held,
                 plan,
                 confinement,
@@ -287,8 +296,7 @@ impl Standbys {
             (Target::Turn, ..) => return Err("the turn's sandbox is gone".to_owned()),
             (Target::Profile(name), None, _) => return Err(format!("there is no sandbox for {name}")),
         };
-        let copied = matches!(sandbox, Sandbox::Enter { entrance, .. } if entrance.copy(&theirs));
-        if !copied && let Fork::Child = process::fork().map_err(text)? {
+        if let Fork::Child = process::fork().map_err(text)? {
             leave_group();
             if let Err(error) = keep_only(&theirs, sandbox) {
                 let what = format!("close descriptors: {error}");
@@ -299,19 +307,16 @@ impl Standbys {
         }
         let (control, offers) = match sandbox {
             Sandbox::Make { plan, .. } => (Some(control), plan.shareable().then_some(plan.user_namespace())),
-            Sandbox::Enter { entrance, .. } if !copied => {
+            Sandbox::Enter { entrance, .. } => {
                 entrance.zygote_is(control);
                 (None, None)
             }
             _ => (None, None),
         };
-        let (covers, absent, purpose) = design
-            .map(|design| (design.plan.covers(), design.plan.absent, Some(design.purpose)))
-            .unwrap_or_default();
+        let (covers, absent) = plan.map(|plan| (plan.covers(), plan.absent)).unwrap_or_default();
         let turns = self.profiles.turn.as_ref().map(|turn| &turn.absent);
         let keepable =
             control.is_some() && absent.iter().all(|path| turns.is_some_and(|turns| turns.contains(path)));
-        let within = kept.map(|(init, _)| init);
         Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable })
     }
 }
