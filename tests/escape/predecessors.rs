@@ -106,6 +106,12 @@ fn nobody_harms_the_one_that_comes_next() {
         let harms = "
 import ctypes, os, signal, sys
 others = [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) not in (1, os.getpid())]
+turn = sys.argv[1:] == ['turn']
+def name(pid):
+    try: return open(f'/proc/{pid}/comm').read().strip()
+    except OSError: pass
+if turn: # The shell is there too, and its children.
+    others = [pid for pid in others if name(pid) == 'postern-spawner']
 for pid in [1, *others]:
     for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1):
         try: os.kill(pid, number); print('signalled', pid)
@@ -117,15 +123,20 @@ for pid in [1, *others]:
         try: os.stat(f'/proc/{pid}/{name}'); print('entered', pid, name)
         except OSError: pass
     if ctypes.CDLL(None, use_errno=True).ptrace(16, pid, 0, 0) == 0: print('traced', pid)
-try: os.kill(-1, signal.SIGKILL)
-except ProcessLookupError: pass
+if not turn:
+    # Succeeds where each was refused, too (kill(2)): whether one was killed is seen by who runs next.
+    try: os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError: pass
 print('others', len(others), 'nice', os.nice(0), 'on', len(os.sched_getaffinity(0)))
 if sys.argv[1:] == ['slow']:
-    for pid in others:
-        # Whose copies they are has capabilities, and its scheduling is out of reach (setpriority(2)).
-        for change in (lambda: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda: os.sched_setaffinity(pid, {0})):
-            try: change()
+    def slows(pid, *changes):
+        slowed = 0
+        for change in changes:
+            try: change(pid); slowed = 1
             except PermissionError: pass
+        return slowed
+    changes = [lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda pid: os.sched_setaffinity(pid, {0})]
+    print('slowed', sum(slows(pid, *changes) for pid in others), 'of', len(others))
 ";
         let harms = world.write("harms.py", harms);
         let found = lines(world, &format!("repeat 6 python3 {}", harms.display()));
@@ -134,6 +145,11 @@ if sys.argv[1:] == ['slow']:
         assert!(ends.iter().any(|line| line.starts_with("others 2")), "another stood by: {found:?}");
         // What was made slow does not run; what comes after it does, as fast as ever.
         let found = lines(world, &format!("repeat 9 python3 {} slow 2>&1; true", harms.display()));
+        // What they are copied from has capabilities, which put its scheduling out of reach (setpriority(2)).
+        let (slowed, found): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|line| line.starts_with("slowed"));
+        let times = |line: &str| slowed.iter().filter(|slowed| *slowed == line).count();
+        assert!(times("slowed 1 of 2") > 0 && times("slowed 2 of 2") == 0, "{slowed:?}");
         let (ran, denied): (Vec<_>, Vec<_>) = found.iter().partition(|line| line.starts_with("others"));
         assert!(
             denied.iter().all(|line| line.contains("has changed how its process is scheduled")),
@@ -141,6 +157,35 @@ if sys.argv[1:] == ['slow']:
         );
         assert!(!denied.is_empty() && ran.len() > 2, "{found:?}");
         assert!(ran.iter().all(|line| line.ends_with(ran[0].split("nice").nth(1).unwrap())), "{found:?}");
+        // In the turn's sandbox the shell runs all the while.
+        let rules = "prefix_rule(['python3'], execution = 'turn_default')\n";
+        let output = world.session(rules, &format!("repeat 6 python3 {} turn", harms.display()));
+        let found = text(&output.stdout);
+        assert!(found.lines().all(|line| line.starts_with("others")), "{found} {}", text(&output.stderr));
+        assert_eq!((found.lines().count(), found.contains("others 2")), (6, true), "{found}");
+    });
+}
+
+#[test]
+fn where_nobody_stands_by_any_more_commands_run() {
+    for_each_user(|world| {
+        let rules = "prefix_rule(['python3'], execution = 'read-only')\n\
+                     prefix_rule(['readlink'], execution = 'turn_default')\n\
+                     prefix_rule(['sh'], execution = 'unsandboxed')\n";
+        let ends = "children() { for status in /proc/[0-9]*/status; do \
+                    grep -qs \"^PPid:.$PPID$\" $status && grep -qs '^Name:.postern-spawner$' $status || continue; \
+                    pid=${status#/proc/}; echo ${pid%/status}; done | sort -n; }\n\
+                    gone() { while kill -0 $1; do sleep 0.01; done 2> /dev/null; }\n\
+                    case $1 in all) for pid in $(children); do kill -9 $pid; gone $pid; echo killed; done;; \
+                    first) kill -STOP $(children | head -1); esac";
+        let ends = world.write("ends.sh", ends);
+        let once = format!("repeat 3 {{ python3 -c \"{WHERE}\"; readlink /proc/self/ns/pid }}");
+        let script = format!("{once}; sh {0} all; {once}; sh {0} first; {once}", ends.display());
+        let output = world.session(rules, &script);
+        let found = text(&output.stdout);
+        let (killed, ran): (Vec<_>, Vec<_>) = found.lines().partition(|line| *line == "killed");
+        assert!(killed.len() >= 2 && ran.len() == 18, "{found} {}", text(&output.stderr));
+        assert!(ran.iter().all(|line| line.starts_with("pid:")), "{found}");
     });
 }
 
@@ -161,8 +206,16 @@ print('hidden' if child > 0 else 'refused', os.readlink('/proc/self/ns/pid'), fl
         let hides = world.write("hides.py", hides);
         let plain = world.plain("python3", &[hides.to_str().unwrap()]);
         assert!(stdout(&plain).starts_with("hidden"), "{}", text(&plain.stderr));
-        let found = lines(world, &format!("repeat 4 python3 {}", hides.display()));
-        assert!(found.iter().all(|line| line.starts_with("refused")), "{found:?}");
+        for execution in ["read-only", "turn_default"] {
+            let rules = format!("prefix_rule(['python3'], execution = '{execution}')\n");
+            let output = world.session(&rules, &format!("repeat 4 python3 {}", hides.display()));
+            let found = text(&output.stdout);
+            assert_eq!(found.matches("refused").count(), 4, "{execution} {found} {}", text(&output.stderr));
+            assert!(!found.contains("hidden"), "{execution} {found}");
+        }
+        // The shell itself, which no zygote made.
+        let output = world.session("", &format!("exec python3 {}", hides.display()));
+        assert!(stdout(&output).starts_with("refused"), "{}", text(&output.stderr));
     });
 }
 

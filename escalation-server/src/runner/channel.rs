@@ -48,28 +48,25 @@ impl Channel {
         socket::send(&self.0, &[IN_MEMFD], &fds)
     }
 
-    /// A pair of which this end is told by the kernel who sent what it receives.
+    /// A pair of which this end is told by the kernel who sent what it receives, until it sends itself.
     pub(super) fn pair_telling_senders() -> io::Result<(Self, Self)> {
         let (ours, theirs) = Self::pair()?;
-        socket::tell_senders(&ours.0)?;
+        socket::tell_senders(&ours.0, true)?;
         Ok((ours, theirs))
+    }
+
+    /// Is not told any more.
+    pub(super) fn tell_no_senders(&self) -> io::Result<()> {
+        socket::tell_senders(&self.0, false)
     }
 
     /// The next value, or none at the end. `WouldBlock` if there is none yet.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        Ok(self.take()?.map(|(value, message)| (value, message.fds)))
+        Ok(self.receive_message()?.map(|(value, message)| (value, message.fds)))
     }
 
-    /// As [`Self::receive`], with who sent it. An error where the kernel does not say.
-    pub(super) fn receive_with_sender<T: DeserializeOwned>(
-        &self,
-    ) -> io::Result<Option<(T, Vec<OwnedFd>, i32)>> {
-        let Some((value, message)) = self.take()? else { return Ok(None) };
-        let sender = message.sender.ok_or_else(|| io::Error::other("nobody says who sent a message"))?;
-        Ok(Some((value, message.fds, sender)))
-    }
-
-    fn take<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Message)>> {
+    /// As [`Self::receive`], with all that came with it.
+    pub(super) fn receive_message<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Message)>> {
         let mut buffer = Vec::with_capacity(MOST_INLINE);
         let mut received = socket::receive(&self.0, &mut buffer);
         if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
@@ -124,5 +121,22 @@ impl AsFd for Channel {
 impl std::os::fd::AsRawFd for Channel {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_who_sends_until_it_is_not_asked_any_more() {
+        let (ours, theirs) = Channel::pair_telling_senders().unwrap();
+        let sender = || {
+            theirs.send(&7u8, &[]).unwrap();
+            ours.receive_message::<u8>().unwrap().unwrap().1.sender
+        };
+        assert_eq!(sender(), Some(std::process::id().cast_signed()));
+        ours.tell_no_senders().unwrap();
+        assert_eq!(sender(), None);
     }
 }

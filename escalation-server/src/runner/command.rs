@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
-use super::enter::{Place, Step, Stop, failed, readable};
+use super::enter::{Place, Step, Stop, failed, readable, withdraw};
 use super::handover::{kind_of, passes, receive_handover};
 use super::message::{Become, ChildReport, Cwd, Go, Image};
 use crate::sys::process::{self, Limits};
@@ -15,10 +15,7 @@ use crate::sys::process::{self, Limits};
 pub(super) fn stand_by(session_limits: &Limits, place: &Place<'_>, report: &mut Channel) -> Stop {
     let ordered = (|| {
         let listener = place.confine()?;
-        // In its job what is sent to the command comes here first, and is the command's once it runs.
-        process::set_signals(0, u64::MAX);
-        // What this process remembers is none of its neighbours' business. An exec ends that.
-        process::hide_memory().map_err(failed("hide this process's memory"))?;
+        withdraw()?;
         readable(report, None).map_err(failed("wait for the order"))?;
         match report.receive::<Become>() {
             Ok(Some((order, fds))) => Ok((order, fds, listener)),
@@ -45,9 +42,13 @@ fn become_command(
     let ready = make_ready(order, fds, listener, session_limits, place, report).and_then(
         |(executable, go, mut ready)| {
             let env = await_go(&go)?;
-            if let Some(names) = start.names {
+            match start.names {
                 // Last: from here on nothing is found by its name until somebody answers.
-                ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?);
+                Some(names) => ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?),
+                None if place.serves_names() => {
+                    return Err(Stop::Failed("nobody was to answer for its files".to_owned()));
+                }
+                None => {}
             }
             Ok((executable, env, ready))
         },

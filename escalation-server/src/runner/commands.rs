@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hushed_is_listened_to_from_its_time_on_and_waited_for_until_then() {
+    fn what_rests_is_listened_to_from_its_time_on_and_waited_for_until_then() {
         let (mut commands, _turn) = with_shell();
         let (report, _theirs) = Channel::pair().unwrap();
         commands.add(1, Command { report: Some(report), ..Command::default() });
@@ -432,7 +432,14 @@ mod tests {
         };
         let until = Instant::now();
         assert_eq!(heard(&commands, until), (vec![1], None));
-        commands.get_mut(1).unwrap().quiet = Some(until);
+        // Outside the spawner's group it does not rest.
+        commands.get_mut(1).unwrap().rest();
+        assert_eq!(heard(&commands, until), (vec![1], None));
+        let command = commands.get_mut(1).unwrap();
+        command.joined = Some(until);
+        command.rest();
+        assert!(command.quiet.is_some_and(|quiet| quiet >= until + QUIET));
+        command.quiet = Some(until);
         let moment = Duration::from_nanos(1);
         assert_eq!(heard(&commands, until - moment), (vec![], Some(until)));
         for at in [until, until + moment] {

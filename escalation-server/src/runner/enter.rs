@@ -67,7 +67,7 @@ impl<'a> Sandbox<'a> {
 }
 
 /// The way into a sandbox that exists. Who goes there first becomes its zygote: it stays before the
-/// command's last steps, and those who come later are its copies, which need no more than these.
+/// command's last steps, and whoever becomes a command there is its copy, which needs no more than these.
 #[derive(Debug)]
 pub(super) struct Entrance {
     /// Of the sandbox's first process.
@@ -99,9 +99,8 @@ impl Entrance {
     }
 }
 
-/// What a process has of its place, where it makes no call any more that the command does not get.
+/// What a process has of its place, where all calls but the last are refused that the command does not get.
 pub(super) struct Place<'a> {
-    sandbox: Sandbox<'a>,
     /// Where the first process of a new sandbox says that it has mounted what it was told to.
     view: Option<Channel>,
     confined: Option<(&'a Plan, &'a Confinement, Refused)>,
@@ -116,7 +115,7 @@ impl<'a> Place<'a> {
         let confined = sandbox.confinement().map(|(plan, confinement)| {
             confinement.refuse().map(|refused| (plan, confinement, refused)).map_err(told)
         });
-        Ok(Self { sandbox, view, confined: confined.transpose()?, ruleset: None })
+        Ok(Self { view, confined: confined.transpose()?, ruleset: None })
     }
 
     /// Waits for the first process of a new sandbox.
@@ -147,11 +146,16 @@ impl<'a> Place<'a> {
         confine(plan, confinement, ruleset, refused).map_err(told)
     }
 
+    /// Whether [`Self::listen_to_names`] is still to refuse the last calls.
+    pub(super) fn serves_names(&self) -> bool {
+        self.confined.as_ref().is_some_and(|(plan, ..)| plan.calls().names)
+    }
+
     /// From now on the server answers how files are found by their names. What is returned listens.
     pub(super) fn listen_to_names(&self, no_new_privileges: bool) -> Step<OwnedFd> {
-        let listener = match self.sandbox.confinement() {
+        let listener = match &self.confined {
             None => listen_to_names(no_new_privileges).map(Some),
-            Some((_, confinement)) => confinement.listen(),
+            Some((_, confinement, _)) => confinement.refuse_last(),
         };
         listener.map_err(told)?.ok_or_else(|| Stop::Failed("nobody would answer for its files".to_owned()))
     }
@@ -165,7 +169,8 @@ fn told(error: StepError) -> Stop {
 /// ends it.
 ///
 /// The first process of a new PID namespace and the command are both made as siblings of this one,
-/// so that the spawner, their parent, sees them stop and end; this one then leaves.
+/// so that the spawner, their parent, sees them stop and end; this one then leaves. In a sandbox that exists
+/// the sibling is its zygote, and `command` is for its copies.
 pub(super) fn enter(
     report: Channel,
     sandbox: Sandbox<'_>,
@@ -224,16 +229,24 @@ fn enter_existing<'a>(init: &OwnedFd, plan: &'a Plan, sandbox: Sandbox<'a>) -> S
     }
 }
 
-/// The zygote's life. Returns in each of its copies, with what that reports by; they are its siblings, so the
-/// spawner's children.
-///
-/// It goes no further than its copies must not: a command of its sandbox cannot signal what Landlock does not
-/// restrict, nor slow down what has capabilities.
-fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channel, Step<Place<'a>>) {
+/// Until its exec nobody sees into this process, and signals wait: what it remembers is none of its neighbours'
+/// business, and what is sent to its job is the command's, which it becomes.
+pub(super) fn withdraw() -> Step<()> {
     process::set_signals(0, u64::MAX);
-    if let Err(error) = process::hide_memory() {
-        return (report, Err(failed("hide this process's memory")(error)));
+    process::hide_memory().map_err(failed("hide this process's memory"))
+}
+
+/// The zygote's life. Returns in each of its copies, with what that reports by; they are its siblings, so the
+/// spawner's children. In itself it returns only to say that there can be no copy, and end.
+///
+/// It goes no further than its copies must not: a command of its sandbox cannot signal what is outside its
+/// Landlock domain, nor slow down what has capabilities. Where Landlock does not keep signals in, it ends
+/// after the first copy: who stopped it would stop all that come later.
+fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channel, Step<Place<'a>>) {
+    if let Err(stop) = withdraw() {
+        return (report, Err(stop));
     }
+    let protected = place.confined.as_ref().is_some_and(|(plan, ..)| plan.scopes());
     let mut next = Some(report);
     loop {
         // Held here it would not end with the copy.
@@ -246,7 +259,8 @@ fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channe
                     let _told = report.send(&ChildReport::Here, &[]);
                     return (report, closed.map(|()| place));
                 }
-                Ok(Fork::Parent(_)) => {}
+                Ok(Fork::Parent(_)) if protected => {}
+                Ok(Fork::Parent(_)) => process::exit_now(0),
                 Err(stop) => return (report, Err(stop)),
             }
         }
@@ -293,8 +307,8 @@ pub(super) fn readable(fd: &impl AsFd, patience: Option<Duration>) -> io::Result
     }
 }
 
-/// The descriptors that a process which stands by needs; every other is closed at once, since as
-/// long as it stands nobody else would see their end.
+/// The descriptors that a process which stands by or becomes a zygote needs; every other is closed at once,
+/// since as long as it stands nobody else would see their end.
 pub(super) fn keep_only(report: &Channel, sandbox: Sandbox<'_>) -> io::Result<()> {
     let mut keep = vec![0, 1, 2, report.as_raw_fd()];
     match sandbox {

@@ -84,7 +84,7 @@ pub(super) fn send(pid: i32, signal: i32) {
     }
 }
 
-/// Puts this process, which stands by, into a group of its own: what is sent to the shell's meanwhile would
+/// Takes this process, which stands by, out of the shell's group: what is sent to the shell's meanwhile would
 /// wait in it for the command that it becomes.
 pub(super) fn leave_group() {
     let own = Pid::from_raw(0);

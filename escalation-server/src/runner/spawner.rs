@@ -1,5 +1,5 @@
-//! The spawner: one thread, in the shell's session, the only process that forks. It starts the
-//! shell and every rerun, passes on signals, and tells the server and the front what became of them.
+//! The spawner: one thread, in the shell's session, the parent of every process that becomes a command. It
+//! starts the shell and every rerun, passes on signals, and tells the server and the front what became of them.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,6 +25,7 @@ use super::tree::{hang_up_stopped, kill_descendants};
 use crate::profile::packed;
 use crate::sandbox::{Abilities, Own, Plan, Premade};
 use crate::sys::process::{self, Fork};
+use crate::sys::socket::Message;
 
 /// What the kernel calls a spawner, by which whoever descends from a session is known.
 pub(crate) const SPAWNER: &str = "postern-spawner";
@@ -40,6 +41,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// So long a command that starts is not kept waiting. One whose asker hands nothing over may take longer.
 pub(super) const STARTING: Duration = Duration::from_millis(20);
+
 /// What sandboxes are made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Profiles {
@@ -384,10 +386,16 @@ impl Spawner {
             let Some(report) = self.commands.get(id).and_then(|command| command.report.as_ref()) else {
                 return;
             };
-            match report.receive_with_sender::<ChildReport>() {
-                Ok(Some((ChildReport::Here, _, pid))) => self.learn(id, None, pid),
-                Ok(Some((ChildReport::Made { init, command }, ..))) => self.learn(id, Some(init), command),
-                Ok(Some((ChildReport::Ready { fds }, served, _))) => {
+            match report.receive_message::<ChildReport>() {
+                Ok(Some((ChildReport::Here, Message { sender: Some(pid), .. }))) => {
+                    self.learn(id, None, pid);
+                }
+                Ok(Some((ChildReport::Here, _))) => {
+                    let what = "the kernel does not say which process it is".to_owned();
+                    self.fail(id, Report::Failed { id, what });
+                }
+                Ok(Some((ChildReport::Made { init, command }, _))) => self.learn(id, Some(init), command),
+                Ok(Some((ChildReport::Ready { fds }, Message { fds: served, .. }))) => {
                     if let Some(command) = self.commands.get_mut(id) {
                         command.stage = Stage::Ready;
                         command.fds = fds;
@@ -398,10 +406,10 @@ impl Spawner {
                         self.tell_server_with(&Report::Served { id }, &served);
                     }
                 }
-                Ok(Some((ChildReport::Refused { errno }, ..))) => {
+                Ok(Some((ChildReport::Refused { errno }, _))) => {
                     self.fail(id, Report::Refused { id, errno });
                 }
-                Ok(Some((ChildReport::Failed { what }, ..))) => self.fail(id, Report::Failed { id, what }),
+                Ok(Some((ChildReport::Failed { what }, _))) => self.fail(id, Report::Failed { id, what }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Close-on-exec: the command runs, or its process died on the way.
                 Ok(None) | Err(_) => return self.reported(id),
@@ -481,7 +489,7 @@ impl Spawner {
         }
         let Some(report) = &command.report else { return };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sent = report.send(&*order, &borrowed);
+        let sent = report.tell_no_senders().and_then(|()| report.send(&*order, &borrowed));
         command.waiter = fds.into_iter().next().filter(|_| order.start.tells_end);
         // One that has gone has said something before that, which is still to be read.
         if let Err(error) = sent

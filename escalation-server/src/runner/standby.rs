@@ -15,7 +15,7 @@ use postern_shim::wire::Bytes;
 use super::channel::Channel;
 use super::command::stand_by;
 use super::commands::{Commands, Purpose};
-use super::enter::{Entrance, Sandbox, Stop, enter, keep_only};
+use super::enter::{Entrance, Sandbox, Stop, enter, keep_only, readable};
 use super::message::{ChildReport, Target, ToInit};
 use super::signals::leave_group;
 use super::spawner::Profiles;
@@ -24,10 +24,15 @@ use crate::profile::Resolved;
 use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Premade, plan};
 use crate::sys::process::{self, Fork, Limits};
 
+/// How long a zygote may take to make a copy. One that was stopped from outside would take for ever.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A process that stands by.
 #[derive(Debug)]
 pub(super) struct Standby {
     pub(super) report: Channel,
+    /// A zygote was told to make it, and may have been stopped before it did.
+    copied: bool,
     /// Keeps its sandbox alive, if that is its own.
     pub(super) control: Option<Channel>,
     /// See [`Plan::absent`].
@@ -172,14 +177,22 @@ impl Standbys {
         // One that is kept no longer is about to end, and whoever stands by there with it.
         let kept = purpose.as_ref().and_then(|purpose| commands.kept(purpose)).map(|(init, _)| init);
         let empty = |init: i32| kept == Some(init) && commands.is_free(init) && !has_children(init);
-        if let Some(standby) = self.ready.remove(target)
-            && fits(&standby, purpose.as_ref())
-            && standby.within.is_none_or(empty)
-            && standby.report.is_open()
-        {
-            return Ok(Standby { purpose, ..standby });
+        let ready = self.ready.remove(target).filter(|standby| {
+            fits(standby, purpose.as_ref()) && standby.within.is_none_or(empty) && standby.report.is_open()
+        });
+        let standby = match ready {
+            Some(standby) => Standby { purpose, ..standby },
+            None => self.make(target, purpose, false, None)?,
+        };
+        if !standby.copied || readable(&standby.report, Some(PATIENCE)).unwrap_or(false) {
+            return Ok(standby);
         }
-        self.make(target, purpose, false, None)
+        let entrance = match (&standby.purpose, &self.turn) {
+            (Some(purpose), _) => commands.kept(purpose).map(|(_, kept)| &kept.entrance),
+            (None, turn) => turn.as_ref().map(|(.., entrance)| entrance),
+        };
+        entrance.into_iter().for_each(Entrance::dismiss);
+        self.make(target, standby.purpose, false, None)
     }
 
     /// A process for a command whose files the server finds by their names, in a sandbox of its own that no
@@ -263,10 +276,21 @@ impl Standbys {
         if entrance.is_some_and(|entrance| entrance.copy(&theirs)) {
             let (covers, absent) = (Vec::new(), Vec::new());
             let (control, offers, keepable) = (None, None, false);
-            return Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable });
+            let copied = true;
+            return Ok(Standby {
+                report,
+                copied,
+                control,
+                absent,
+                covers,
+                offers,
+                within,
+                purpose,
+                keepable,
+            });
         }
         let plan = purpose.as_ref().map(|purpose| self.plan(purpose, serves_names)).transpose()?.flatten();
-        let (control, held) = Channel::pair().map_err(text)?;
+        let (ours, held) = Channel::pair().map_err(text)?;
         let turn = self.turn_plan()?.filter(|(plan, _)| plan.is_alone());
         let confinement = plan.as_ref().map(|plan| self.confinement(plan)).transpose()?;
         let sandbox = match (target, plan.as_ref().zip(confinement.as_deref()), &self.turn) {
@@ -305,19 +329,21 @@ impl Standbys {
             }
             enter(theirs, sandbox, |report, place| -> Stop { stand_by(&self.session_limits, place, report) });
         }
-        let (control, offers) = match sandbox {
-            Sandbox::Make { plan, .. } => (Some(control), plan.shareable().then_some(plan.user_namespace())),
-            Sandbox::Enter { entrance, .. } => {
-                entrance.zygote_is(control);
-                (None, None)
+        let (mut control, mut offers) = (None, None);
+        match sandbox {
+            Sandbox::Make { plan, .. } => {
+                control = Some(ours);
+                offers = plan.shareable().then_some(plan.user_namespace());
             }
-            _ => (None, None),
-        };
+            Sandbox::Enter { entrance, .. } => entrance.zygote_is(ours),
+            Sandbox::None | Sandbox::Confine { .. } => {}
+        }
         let (covers, absent) = plan.map(|plan| (plan.covers(), plan.absent)).unwrap_or_default();
         let turns = self.profiles.turn.as_ref().map(|turn| &turn.absent);
         let keepable =
             control.is_some() && absent.iter().all(|path| turns.is_some_and(|turns| turns.contains(path)));
-        Ok(Standby { report, control, absent, covers, offers, within, purpose, keepable })
+        let copied = false;
+        Ok(Standby { report, copied, control, absent, covers, offers, within, purpose, keepable })
     }
 }
 

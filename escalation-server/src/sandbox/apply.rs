@@ -56,22 +56,22 @@ impl Confinement {
     }
 
     /// Refuses the calls that the command does not get, and that nobody makes who only becomes it. For that
-    /// an exec gives no privilege any more.
+    /// an exec gives no privilege any more, and no capability.
     ///
     /// # Errors
-    /// As seccomp(2).
+    /// As prctl(2) and seccomp(2).
     pub(crate) fn refuse(&self) -> Result<Refused, StepError> {
         process::no_new_privileges().named("set no_new_privs")?;
-        process::empty_bounding_set().named("drop capabilities")?;
+        process::empty_bounding_set().named("empty the bounding set")?;
         process::seccomp(&self.programs.refused).named("install the seccomp filter").map(|()| Refused(()))
     }
 
-    /// The last filter, for a process that everything else confines already: what is returned listens
-    /// to the calls that the server answers. None if there are no such calls.
+    /// Refuses the last calls, of a process that everything else confines already. What is returned listens
+    /// to those that the server answers; none if there are none.
     ///
     /// # Errors
     /// If the kernel refuses it, as where another one listens to this process.
-    pub(crate) fn listen(&self) -> Result<Option<OwnedFd>, StepError> {
+    pub(crate) fn refuse_last(&self) -> Result<Option<OwnedFd>, StepError> {
         let last = &self.programs.last;
         if self.programs.listens {
             process::seccomp_listener(last)
@@ -83,7 +83,7 @@ impl Confinement {
     }
 }
 
-/// As [`Confinement::listen`], for a process that nothing confines, so that the server answers how files
+/// As [`Confinement::refuse_last`], for a process that nothing confines, so that the server answers how files
 /// are found by their names. Without `CAP_SYS_ADMIN` a filter costs the right to become somebody else by an
 /// exec (seccomp(2)).
 ///
@@ -353,6 +353,7 @@ fn processes() -> Result<(), StepError> {
 /// Gives up every privilege, and that an exec gives any.
 pub(super) fn renounce() -> Result<(), StepError> {
     process::no_new_privileges().named("set no_new_privs")?;
+    process::empty_bounding_set().named("empty the bounding set")?;
     process::drop_capabilities().named("drop capabilities")
 }
 
@@ -375,14 +376,14 @@ pub(crate) fn ruleset(plan: &Plan) -> Result<OwnedFd, StepError> {
 
 /// Third, in the command's own process, after [`Confinement::refuse`]: the rest of what cannot be undone.
 /// What is returned listens to the calls that the server answers, unless that is for
-/// [`Confinement::listen`] to do, as where these are calls that this process still makes itself.
+/// [`Confinement::refuse_last`] to do, as where these are calls that this process still makes itself.
 pub(crate) fn confine(
     plan: &Plan,
     confinement: &Confinement,
     ruleset: &OwnedFd,
     _before: &Refused,
 ) -> Result<Option<OwnedFd>, StepError> {
-    renounce()?;
+    process::drop_capabilities().named("drop capabilities")?;
     landlock::restrict(ruleset).named("restrict by Landlock")?;
-    if plan.calls.names { Ok(None) } else { confinement.listen() }
+    if plan.calls.names { Ok(None) } else { confinement.refuse_last() }
 }

@@ -59,7 +59,7 @@ impl Plan {
     }
 
     /// The same sandbox, for a command whose files the server finds by their names. See
-    /// [`super::apply::Confinement::listen`].
+    /// [`super::apply::Confinement::refuse_last`].
     pub(crate) fn with_names_served(mut self) -> Self {
         self.calls.names = true;
         self
@@ -132,7 +132,12 @@ impl Plan {
     /// Whether another sandbox may have the same user and network namespace: that one is empty, and
     /// Landlock keeps apart what it would hold.
     pub(crate) fn shareable(&self) -> bool {
-        !self.network() && self.landlock_abi >= SCOPES
+        !self.network() && self.scopes()
+    }
+
+    /// Whether Landlock keeps signals and abstract sockets in the sandbox.
+    pub(crate) fn scopes(&self) -> bool {
+        self.landlock_abi >= SCOPES
     }
 
     /// How it is enforced, in a word for people and records.

@@ -380,9 +380,7 @@ impl Programs {
         last.extend(notified(rules(served)?));
         Ok(Self { refused: guarded(table)?, last: notifying(guarded(last)?), listens })
     }
-}
 
-impl Programs {
     /// What lets the server answer how files are found by their names, and refuses nothing but ways
     /// around that.
     ///
@@ -456,16 +454,16 @@ fn answered(rules: Rules, errno: i32) -> Answered {
 
 /// `seccompiler` has no action that asks the listener: one that it has, and that stands nowhere else, is
 /// exchanged for it.
-const PLACE: u32 = 0x504f;
+const STAND_IN: u32 = 0x504f;
 
 /// To be asked of the listener: see [`notifying`].
 fn notified(rules: Rules) -> Answered {
-    coming_to(rules, &SeccompAction::Trace(PLACE))
+    coming_to(rules, &SeccompAction::Trace(STAND_IN))
 }
 
 fn notifying(mut program: BpfProgram) -> BpfProgram {
     for instruction in &mut program {
-        if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRACE | PLACE {
+        if instruction.code == RETURN && instruction.k == libc::SECCOMP_RET_TRACE | STAND_IN {
             instruction.k = libc::SECCOMP_RET_USER_NOTIF;
         }
     }
@@ -665,66 +663,95 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_searched_table_decides_as_a_list_of_comparisons() {
-        let calls = Calls {
-            network: true,
-            unix: true,
-            connecting: Connecting::Served,
-            served: true,
-            modes: false,
-            names: false,
-        };
-        let tree = Programs::compile(calls, true).unwrap().refused;
-        let list = filter(rules(refused(calls)).unwrap(), SeccompAction::Errno(libc::EPERM as u32)).unwrap();
-        assert!(tree.len() < list.len() && list[0].k == 4 && tree[..3] == list[..3]);
-        let refused = refused(calls);
-        let others = [0, 1, u64::from(u32::MAX), u64::MAX, 1 << 32];
-        let tried: Vec<_> = others
-            .into_iter()
-            .map(|argument| [argument; 6])
-            .chain(refused.iter().map(|entry| arguments(&entry.when)))
-            .chain((0..64).map(|bit| [1 << bit, 1, 0, 0, 0, 0]))
-            .collect();
-        let mut seen = std::collections::BTreeSet::new();
-        for call in (0..1024).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-            for arguments in &tried {
-                let found = run(&tree, false, call, *arguments);
-                seen.insert(found);
-                let expected = match call {
-                    0x4000_0000.. => libc::SECCOMP_RET_KILL_PROCESS,
-                    _ if i64::from(call) == libc::SYS_clone3 => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-                    _ if i64::from(call) == libc::SYS_setgroups => libc::SECCOMP_RET_ERRNO,
-                    _ => run(&list, false, call, *arguments),
-                };
-                assert_eq!(found, expected, "{call} {arguments:?}");
-                assert_eq!(run(&tree, true, call, *arguments), libc::SECCOMP_RET_KILL_PROCESS);
+    /// Each that a sandbox can have, but for names.
+    fn all_calls() -> Vec<Calls> {
+        let mut all = Vec::new();
+        for bits in 0..16 {
+            let [network, unix, served, modes] = [0, 1, 2, 3].map(|bit| bits & 1 << bit != 0);
+            for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
+                all.push(Calls { network, unix, connecting, served, modes, names: false });
             }
         }
-        assert_eq!(seen.len(), 5);
+        all
+    }
+
+    #[test]
+    fn a_searched_table_decides_as_a_list_of_comparisons() {
+        const X32: u32 = 0x4000_0000;
+        for calls in all_calls() {
+            let tree = Programs::compile(calls, true).unwrap().refused;
+            let table = refused(calls);
+            let others = [0, 1, u64::from(u32::MAX), u64::MAX, 1 << 32].map(|argument| [argument; 6]);
+            let flags = (0..64).map(|bit| [1 << bit, 1, 0, 0, 0, 0]);
+            let entries = table.iter().map(|entry| arguments(&entry.when));
+            let tried: Vec<_> = others.into_iter().chain(flags).chain(entries).collect();
+            let list = filter(rules(table).unwrap(), SeccompAction::Errno(libc::EPERM as u32)).unwrap();
+            assert!(tree.len() < list.len() && list[0].k == 4 && tree[..3] == list[..3]);
+            let mut refused = 0;
+            for call in (0..600).chain([X32, X32 | 1, u32::MAX]) {
+                for arguments in &tried {
+                    let found = run(&tree, false, call, *arguments);
+                    let expected = match i64::from(call) {
+                        _ if cfg!(target_arch = "x86_64") && call >= X32 => libc::SECCOMP_RET_KILL_PROCESS,
+                        libc::SYS_clone3 => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+                        libc::SYS_setgroups => libc::SECCOMP_RET_ERRNO,
+                        _ => run(&list, false, call, *arguments),
+                    };
+                    refused += u32::from(found == libc::SECCOMP_RET_ERRNO | libc::EPERM as u32);
+                    assert_eq!(found, expected, "{call} {arguments:?}");
+                    assert_eq!(run(&tree, true, call, *arguments), libc::SECCOMP_RET_KILL_PROCESS);
+                }
+            }
+            assert!(refused > 1000);
+        }
+    }
+
+    #[test]
+    fn the_last_program_refuses_siblings_and_asks_for_what_is_served() {
+        const CLONE: u32 = libc::SYS_clone as u32;
+        for calls in all_calls() {
+            for names in [false, true] {
+                let calls = Calls { names, ..calls };
+                let last = Programs::compile(calls, true).unwrap().last;
+                let sibling = [(libc::CLONE_PARENT | libc::SIGCHLD) as u64, 0, 0, 0, 0, 0];
+                assert_eq!(run(&last, false, CLONE, sibling), libc::SECCOMP_RET_ERRNO | libc::EPERM as u32);
+                assert_eq!(run(&last, false, CLONE, [libc::SIGCHLD as u64; 6]), libc::SECCOMP_RET_ALLOW);
+                assert_eq!(run(&last, true, CLONE, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+                let entries = served(calls);
+                assert!(entries.iter().all(|entry| entry.call != libc::SYS_clone));
+                for entry in entries {
+                    let found = run(&last, false, entry.call as u32, arguments(&entry.when));
+                    assert_eq!(found, libc::SECCOMP_RET_USER_NOTIF, "{}", entry.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_jumps_as_far_as_it_has_to() {
+        let is = |errno: u32| sock_filter { code: RETURN, jt: 0, jf: 0, k: errno };
+        let leaf = |first: u32, length: usize| (first, vec![is(first); length]);
+        for length in [1, 100, 300] {
+            let leaves: Vec<_> = (0..9).map(|at| leaf(10 * at, length)).collect();
+            let load = sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 };
+            let program = [vec![load], search(&leaves)].concat();
+            for call in 0..100 {
+                assert_eq!(run(&program, false, call, [0; 6]), (call / 10 * 10).min(80), "{call} {length}");
+            }
+        }
     }
 
     #[test]
     fn every_table_compiles_and_fits() {
-        for (network, unix, served) in [
-            (false, false, false),
-            (false, false, true),
-            (false, true, true),
-            (true, false, true),
-            (true, true, true),
-            (true, false, false),
-        ] {
-            for connecting in [Connecting::Refused, Connecting::Served, Connecting::Allowed] {
-                let calls = Calls { network, unix, connecting, served, modes: served, names: false };
-                let programs = Programs::compile(calls, true).unwrap();
-                assert!([&programs.refused, &programs.last].iter().all(|program| program.len() < 4096));
-                let asks = |program: &BpfProgram| {
-                    program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
-                };
-                assert_eq!((asks(&programs.last), programs.listens), (served, served));
-                let programs = Programs::compile(Calls { names: true, ..calls }, true).unwrap();
-                assert!(asks(&programs.last) && programs.listens && !asks(&programs.refused));
-            }
+        for calls in all_calls() {
+            let programs = Programs::compile(calls, true).unwrap();
+            assert!([&programs.refused, &programs.last].iter().all(|program| program.len() < 4096));
+            let asks = |program: &BpfProgram| {
+                program.iter().any(|one| one.code == RETURN && one.k == libc::SECCOMP_RET_USER_NOTIF)
+            };
+            assert_eq!((asks(&programs.last), programs.listens), (calls.served, calls.served));
+            let programs = Programs::compile(Calls { names: true, ..calls }, true).unwrap();
+            assert!(asks(&programs.last) && programs.listens && !asks(&programs.refused));
         }
     }
 }

@@ -37,9 +37,9 @@ pub(crate) fn fork() -> io::Result<Fork> {
 }
 
 /// clone(2) with `CLONE_PARENT`: a sibling, whose stops and end our parent is told. Only for
-/// children of [`fork`], which have one thread.
+/// a process with one thread.
 pub(crate) fn fork_sibling() -> io::Result<Fork> {
-    // Not clone3(2), which the sandbox's filters refuse. The signal at its end is this process's own.
+    // Not clone3(2), which is absent under the sandbox's filters. The signal at its end is this process's own.
     const FLAGS: libc::c_long = libc::CLONE_PARENT as libc::c_long;
     // SAFETY: no stack is given, so this is a fork of a process with one thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone, FLAGS, 0, 0, 0, 0) };
@@ -262,7 +262,6 @@ pub(crate) fn nice(pid: i32) -> i32 {
     unsafe { libc::getpriority(libc::PRIO_PROCESS, pid as libc::id_t) }
 }
 
-/// Sets this process's nice value. Lowering it may be refused, which is no loss.
 /// How the kernel schedules a process, 0 for this one: sched_getattr(2), sched_getaffinity(2) and
 /// ioprio_get(2) as bytes, to be compared.
 pub(crate) fn scheduling(pid: i32) -> io::Result<Vec<u8>> {
@@ -285,6 +284,7 @@ pub(crate) fn scheduling(pid: i32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Sets this process's nice value. Lowering it may be refused, which is no loss.
 pub(crate) fn set_nice(value: i32) {
     // SAFETY: no pointers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) };
@@ -325,12 +325,13 @@ pub(crate) fn set_name(name: &CStr) {
 pub(crate) fn empty_bounding_set() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: no pointers.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability as libc::c_ulong, 0, 0, 0) } {
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability as libc::c_ulong, 0, 0, 0) }) {
             // To drop one costs more than to look whether it is there.
-            0 => continue,
-            1 => {}
+            Ok(0) => continue,
+            Ok(_) => {}
             // The first number that the kernel does not know.
-            _ => break,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(error),
         }
         match prctl(libc::PR_CAPBSET_DROP, capability) {
             Ok(()) => {}
@@ -343,7 +344,7 @@ pub(crate) fn empty_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability, for ever: bounding set, ambient, permitted, effective, inheritable.
+/// Gives up every capability that this process has: ambient, permitted, effective, inheritable.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     #[repr(C)]
     struct Header {
@@ -351,7 +352,6 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
         pid: i32,
     }
     const VERSION_3: u32 = 0x2008_0522;
-    empty_bounding_set()?;
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
     let header = Header { version: VERSION_3, pid: 0 };
     let none = [0u32; 6];

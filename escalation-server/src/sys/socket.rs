@@ -214,9 +214,10 @@ pub(crate) fn peer_pidfd(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
-/// From now on each message says which process sent it: `SO_PASSCRED`, unix(7).
-pub(crate) fn tell_senders(fd: impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
+/// Whether from now on each message says which process sent it: `SO_PASSCRED`, unix(7). What sends while it is
+/// told is given an address, which everybody sees.
+pub(crate) fn tell_senders(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let on = libc::c_int::from(on);
     // SAFETY: the value is as long as stated.
     check(unsafe {
         libc::setsockopt(
