@@ -239,14 +239,12 @@ pub(super) fn withdraw() -> Step<()> {
 /// The zygote's life. Returns in each of its copies, with what that reports by; they are its siblings, so the
 /// spawner's children. In itself it returns only to say that there can be no copy, and end.
 ///
-/// It goes no further than its copies must not: a command of its sandbox cannot signal what is outside its
-/// Landlock domain, nor slow down what has capabilities. Where Landlock does not keep signals in, it ends
-/// after the first copy: who stopped it would stop all that come later.
+/// It stays outside the Landlock domain of its sandbox's commands, so that they cannot signal it, and keeps
+/// its capabilities, so that they cannot slow it down.
 fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channel, Step<Place<'a>>) {
     if let Err(stop) = withdraw() {
         return (report, Err(stop));
     }
-    let protected = place.confined.as_ref().is_some_and(|(plan, ..)| plan.scopes());
     let mut next = Some(report);
     loop {
         // Held here it would not end with the copy.
@@ -259,8 +257,7 @@ fn be_copied<'a>(report: Channel, copies: &Channel, place: Place<'a>) -> (Channe
                     let _told = report.send(&ChildReport::Here, &[]);
                     return (report, closed.map(|()| place));
                 }
-                Ok(Fork::Parent(_)) if protected => {}
-                Ok(Fork::Parent(_)) => process::exit_now(0),
+                Ok(Fork::Parent(_)) => {}
                 Err(stop) => return (report, Err(stop)),
             }
         }

@@ -274,19 +274,16 @@ impl Standbys {
             _ => kept.map(|(_, entrance)| entrance),
         };
         if entrance.is_some_and(|entrance| entrance.copy(&theirs)) {
-            let (covers, absent) = (Vec::new(), Vec::new());
-            let (control, offers, keepable) = (None, None, false);
-            let copied = true;
             return Ok(Standby {
                 report,
-                copied,
-                control,
-                absent,
-                covers,
-                offers,
+                copied: true,
+                control: None,
+                absent: Vec::new(),
+                covers: Vec::new(),
+                offers: None,
                 within,
                 purpose,
-                keepable,
+                keepable: false,
             });
         }
         let plan = purpose.as_ref().map(|purpose| self.plan(purpose, serves_names)).transpose()?.flatten();
@@ -335,8 +332,10 @@ impl Standbys {
                 control = Some(ours);
                 offers = plan.shareable().then_some(plan.user_namespace());
             }
-            Sandbox::Enter { entrance, .. } => entrance.zygote_is(ours),
-            Sandbox::None | Sandbox::Confine { .. } => {}
+            Sandbox::Enter { entrance, plan, .. } if plan.scopes() => entrance.zygote_is(ours),
+            // Where Landlock does not keep signals in, a command could stop a zygote, and with it all that come
+            // later: told nothing more, it ends after its first copy.
+            Sandbox::Enter { .. } | Sandbox::None | Sandbox::Confine { .. } => {}
         }
         let (covers, absent) = plan.map(|plan| (plan.covers(), plan.absent)).unwrap_or_default();
         let turns = self.profiles.turn.as_ref().map(|turn| &turn.absent);
