@@ -43,6 +43,31 @@ fn the_end_of_one_session_opens_nothing_to_another() {
 }
 
 #[test]
+fn a_stand_in_that_somebody_filled_for_a_while_is_held_by_all_who_rely_on_it() {
+    for_each_user(|world| {
+        let [stand_in, prepared, ends, goes] =
+            [".codex", "prepared/config.toml", "ends", "goes"].map(|name| world.workspace.join(name));
+        let mut first = session(world, "sh -c 'until [ -e ends ]; do sleep 0.05; done'");
+        eventually("it is there", || stand_in.exists());
+        std::fs::create_dir(stand_in.join("x")).unwrap();
+        let second = session(
+            world,
+            "sh -c 'mkdir prepared; echo evil > prepared/config.toml; until [ -e goes ]; do sleep 0.05; done; \
+             mv -T prepared .codex 2> /dev/null; echo tried'",
+        );
+        eventually("the second one runs", || prepared.exists());
+        std::fs::remove_dir(stand_in.join("x")).unwrap();
+        std::fs::write(ends, "").unwrap();
+        assert!(first.wait().unwrap().success());
+        std::fs::write(goes, "").unwrap();
+        let output = second.wait_with_output().unwrap();
+        assert_eq!(stdout(&output), "tried");
+        assert!(prepared.exists(), "it is where the stand-in was");
+        eventually("nothing is left", || !stand_in.exists());
+    });
+}
+
+#[test]
 fn a_kill_leaves_no_stand_in_for_long() {
     for_each_user(|world| {
         let mut session = session(world, "sh -c 'sleep 30'");

@@ -314,11 +314,11 @@ impl Commands {
         }
     }
 
-    /// First processes of sandboxes that are needed still and in whose mounts something has changed.
-    pub(super) fn changed_sandboxes(&self) -> Vec<(i32, &Channel)> {
-        let changed = self
-            .lifelines
-            .iter()
+    /// First processes of sandboxes that are needed still and in whose mounts something has changed; of all, or
+    /// only this one.
+    pub(super) fn changed_sandboxes(&self, only: Option<i32>) -> Vec<(i32, &Channel)> {
+        let asked = self.lifelines.iter().filter(|(init, _)| only.is_none_or(|only| only == **init));
+        let changed = asked
             .filter(|(_, lifeline)| !lifeline.finished && lifeline.changes.as_ref().is_none_or(Changes::any));
         changed.filter_map(|(init, lifeline)| Some((*init, lifeline.control.as_ref()?))).collect()
     }

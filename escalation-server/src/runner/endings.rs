@@ -90,13 +90,14 @@ impl Spawner {
         }
     }
 
-    /// Waits until what a command has uncovered is covered again, before anybody learns that it has
-    /// ended. A sandbox whose first process does not answer ends: nobody would know what is open in it.
-    pub(super) fn recover(&mut self) {
+    /// Waits until what somebody has uncovered is covered again, in all sandboxes or only in the one with this
+    /// first process: before anybody learns that a command has ended, which may have done it, and before one goes
+    /// there. A sandbox whose first process does not answer ends: nobody would know what is open in it.
+    pub(super) fn recover(&mut self, only: Option<i32>) {
         const PATIENCE: Duration = Duration::from_secs(5);
         self.recoveries = self.recoveries.wrapping_add(1);
         let number = self.recoveries;
-        for (init, control) in self.commands.changed_sandboxes() {
+        for (init, control) in self.commands.changed_sandboxes(only) {
             let deadline = Instant::now() + PATIENCE;
             let asked = control.send(&ToInit::Recover(number), &[]).is_ok();
             let answered = asked
@@ -120,7 +121,7 @@ impl Spawner {
 
     fn ended(&mut self, id: u64, status: i32, usage: Usage) {
         let Some(command) = self.commands.forget(id) else { return };
-        self.recover();
+        self.recover(None);
         if id == SHELL {
             self.shell_ended = true;
             self.hang_up = Some(Instant::now() + LEFT);

@@ -654,7 +654,7 @@ impl Spawner {
         let covered = standby.control.is_some() && !standby.absent.is_empty();
         if standby.within.is_some() {
             // What was changed since the last run in there was changed before this one.
-            self.recover();
+            self.recover(standby.within);
         }
         let (id, asker, in_turn) = (start.id, start.waiter, start.target == Target::Turn);
         let profile = match &start.target {

@@ -1,6 +1,8 @@
 //! Processes by descent, from `/proc`.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -63,7 +65,9 @@ pub(crate) fn parent_of(pid: i32) -> Option<i32> {
 
 /// Whether a process has children, ended ones included; true if that cannot be seen.
 pub(super) fn has_children(pid: i32) -> bool {
-    std::fs::read(format!("/proc/{pid}/task/{pid}/children")).map_or(true, |list| !list.is_empty())
+    let first =
+        File::open(format!("/proc/{pid}/task/{pid}/children")).and_then(|list| list.read_at(&mut [0], 0));
+    first.map_or(true, |length| length > 0)
 }
 
 /// Whether a process is stopped.

@@ -1,9 +1,13 @@
 //! What a plan needs to know of the machine.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -123,21 +127,17 @@ impl Facts {
         if !profile.unix_sockets.is_empty() && !abilities.connects {
             return Err(Refusal::NoConnects(profile.name.clone()));
         }
-        let mut looked_at = HashSet::new();
-        for (path, _) in &profile.entries {
-            let mut new = path.ancestors().take_while(|part| looked_at.insert(*part));
-            if let Some(link) = new.find(|part| part.is_symlink()) {
-                return Err(Refusal::ProtectedLink(link.to_path_buf()));
-            }
-        }
-        // A stand-in goes when the session goes that put it there, unless this one holds it too.
-        // It goes before its lease does, so that this is asked first.
-        let there = |path: &Path| !own.leases.stand_for(path) && path.symlink_metadata().is_ok();
-        // While one is made, or taken away, it looks like somebody's own.
+        // While a stand-in is made, or taken away, it looks like somebody's own.
         let no_other = own
             .leases
             .exclusively()
             .map_err(|error| Refusal::Look { path: own.leases.directory().to_path_buf(), error })?;
+        let looks = Looks { leases: &own.leases, found: RefCell::default() };
+        let there = |path: &Path| looks.there(path);
+        let mut on_the_way = profile.entries.iter().flat_map(|(path, _)| path.ancestors());
+        if let Some(link) = on_the_way.find(|part| looks.at(part).is_some_and(|found| found.is_symlink())) {
+            return Err(Refusal::ProtectedLink(link.to_path_buf()));
+        }
         let entries: Vec<_> = profile.entries.iter().filter(|(path, _)| there(path)).cloned().collect();
         let mut absent = Vec::new();
         for (path, _) in profile.entries.iter().filter(|(_, access)| *access != Access::Write) {
@@ -149,14 +149,14 @@ impl Facts {
             }
         }
         let mut protected = Vec::new();
-        for root in profile.writable_roots().filter(|root| root.is_dir()) {
+        for root in profile.writable_roots().filter(|root| looks.is_directory(root)) {
             if own.temporary.iter().any(|temporary| temporary == root) {
                 continue;
             }
             for name in PROTECTED {
                 let path = root.join(name);
                 if there(&path) {
-                    look(&path, &mut protected)?;
+                    look(&path, &looks, &mut protected)?;
                 } else if name != ".git" && !is_inside_protected(root) {
                     absent.push(path);
                 }
@@ -173,15 +173,13 @@ impl Facts {
         let denied = denied(profile, there)?;
         // Nothing of what is denied as a whole has to be protected by itself.
         protected.retain(|path| profile.access(path).is_some());
-        let hidden: Vec<_> = own.hidden.iter().filter(|path| path.is_dir()).cloned().collect();
+        let hidden: Vec<_> = own.hidden.iter().filter(|path| looks.is_directory(path)).cloned().collect();
         let readable = match abilities.namespaces {
             Namespaces::None(_) => leaves(profile, &denied, &hidden)?,
             _ => Vec::new(),
         };
         let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden).chain(&denied);
-        let identity = |path: &PathBuf| {
-            path.symlink_metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
-        };
+        let identity = |path: &PathBuf| looks.at(path).map_or((0, 0), |found| (found.dev(), found.ino()));
         Ok(Self {
             identities: covered.map(identity).collect(),
             entries,
@@ -193,9 +191,44 @@ impl Facts {
             readable,
             terminal: own.terminal.clone(),
             missing: abilities.missing(profile, own),
-            devices: DEVICES.into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect(),
+            devices: devices(),
         })
     }
+}
+
+/// What is at paths, each looked at once.
+struct Looks<'a> {
+    leases: &'a Leases,
+    found: RefCell<HashMap<OsString, Option<Metadata>>>,
+}
+
+impl Looks<'_> {
+    /// What is at a path, be it a link; none if nothing is.
+    fn at(&self, path: &Path) -> Option<Metadata> {
+        if let Some(found) = self.found.borrow().get(path.as_os_str()) {
+            return found.clone();
+        }
+        let found = path.symlink_metadata().ok();
+        self.found.borrow_mut().insert(path.as_os_str().to_owned(), found.clone());
+        found
+    }
+
+    /// Whether anything is there that goes on to be: a stand-in goes when the session goes that put it there,
+    /// unless this one holds it too.
+    fn there(&self, path: &Path) -> bool {
+        self.at(path).is_some_and(|found| !self.leases.stand_for(path, &found))
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        self.at(path).is_some_and(|found| found.is_dir() || found.is_symlink() && path.is_dir())
+    }
+}
+
+/// The device nodes that exist. They are the machine's, and looked for once.
+fn devices() -> Vec<&'static str> {
+    static FOUND: OnceLock<Vec<&'static str>> = OnceLock::new();
+    let exists = |name: &&str| Path::new("/dev").join(name).exists();
+    FOUND.get_or_init(|| DEVICES.into_iter().filter(exists).collect()).clone()
 }
 
 /// What exists of what a profile denies. What no entry gives in the first place needs no mask.
@@ -224,14 +257,13 @@ fn is_inside_protected(root: &Path) -> bool {
     root.components().any(|part| PROTECTED.iter().any(|name| part.as_os_str() == *name))
 }
 
-fn look(path: &Path, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
-    let metadata =
-        path.symlink_metadata().map_err(|error| Refusal::Look { path: path.to_path_buf(), error })?;
-    if metadata.is_symlink() {
+fn look(path: &Path, looks: &Looks<'_>, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
+    let found = looks.at(path);
+    if found.as_ref().is_some_and(Metadata::is_symlink) {
         return Err(Refusal::ProtectedLink(path.to_path_buf()));
     }
     protected.push(path.to_path_buf());
-    if metadata.is_file()
+    if found.is_some_and(|found| found.is_file())
         && path.ends_with(".git")
         && let Some((own, common)) = git_directories(path)
     {

@@ -7,7 +7,7 @@
 //! directory that names it, and the last one to let go takes it away. A lease that nobody holds is
 //! what a crash has left, and is swept.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -82,9 +82,9 @@ impl Leases {
         self.0.join(format!("{}.lease", name.get(..32).unwrap_or_default()))
     }
 
-    /// Whether what is at a path is a stand-in.
-    pub(crate) fn stand_for(&self, path: &Path) -> bool {
-        File::open(self.file_of(path)).and_then(|lease| read(&lease)).is_ok_and(|named| named.is_there())
+    /// Whether what was found at a path is a stand-in.
+    pub(super) fn stand_for(&self, path: &Path, found: &Metadata) -> bool {
+        File::open(self.file_of(path)).and_then(|lease| read(&lease)).is_ok_and(|named| named.is(found))
     }
 
     /// Takes stand-ins away that nobody holds any more.
@@ -191,7 +191,11 @@ fn read(lease: &File) -> io::Result<Named> {
 
 impl Named {
     fn is_there(&self) -> bool {
-        self.path.symlink_metadata().is_ok_and(|found| (found.dev(), found.ino()) == (self.dev, self.ino))
+        self.path.symlink_metadata().is_ok_and(|found| self.is(&found))
+    }
+
+    fn is(&self, found: &Metadata) -> bool {
+        (found.dev(), found.ino()) == (self.dev, self.ino)
     }
 }
 
@@ -251,6 +255,10 @@ fn move_out(directory: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn stands(leases: &Leases, path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|found| leases.stand_for(path, &found))
+    }
+
     fn world() -> (tempfile::TempDir, Leases, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let leases = Leases::within(directory.path()).unwrap();
@@ -263,11 +271,11 @@ mod tests {
         let (_directory, leases, path) = world();
         let one = Placeholder::place(&leases, std::slice::from_ref(&path)).unwrap();
         let other = Placeholder::place(&leases, std::slice::from_ref(&path)).unwrap();
-        assert!(path.is_dir() && leases.stand_for(&path));
+        assert!(path.is_dir() && stands(&leases, &path));
         drop(one);
         assert!(path.is_dir());
         drop(other);
-        assert!(!path.exists() && !leases.stand_for(&path));
+        assert!(!path.exists() && !stands(&leases, &path));
     }
 
     #[test]
@@ -301,6 +309,6 @@ mod tests {
         let other = path.with_file_name(".other");
         assert!(Placeholder::place(&leases, &[other.clone(), path.clone()]).is_err());
         assert!(!other.exists());
-        assert!(!leases.stand_for(&path) && path.is_dir());
+        assert!(!stands(&leases, &path) && path.is_dir());
     }
 }
