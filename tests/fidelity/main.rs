@@ -280,7 +280,7 @@ print('nofile', resource.getrlimit(resource.RLIMIT_NOFILE)[0], 'stack', resource
 print('nice', os.nice(0), 'int', signal.getsignal(signal.SIGINT) == signal.SIG_IGN)
 print('umask', oct(os.umask(0) | 2))
 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-print('mask', sorted(mask))
+print('mask', sorted(mask), 'on', sorted(os.sched_getaffinity(0)))
 print('same group', os.getpgrp() == int(os.environ.get('GROUP', os.getpgrp())))
 "#;
     for_each_user(|world| {

@@ -107,6 +107,9 @@ fn make_ready(
     report: &mut Channel,
 ) -> Step<(OwnedFd, Channel, Ready)> {
     let start = &order.start;
+    if let Some(processors) = &order.processors {
+        process::run_on(processors).map_err(failed("go back to all processors"))?;
+    }
     if order.own_session {
         let _leader = nix::unistd::setsid();
     }

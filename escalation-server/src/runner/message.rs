@@ -107,6 +107,8 @@ pub(super) struct Become {
     /// The asker's limits, soft and hard, in the kernel's order.
     pub(super) limits: Vec<(u64, u64)>,
     pub(super) nice: i32,
+    /// Where it may run, if it was kept off a processor to be woken: see [`crate::sys::process::keep_off`].
+    pub(super) processors: Option<Vec<u8>>,
     /// The asker has left our session, or is gone from it.
     pub(super) own_session: bool,
     /// The sandbox's first process is covering something more; wait for it.

@@ -487,6 +487,9 @@ impl Spawner {
                 command.rest();
             }
         }
+        // The kernel mostly wakes a process where the one runs that wakes it. There it would wait until this one and
+        // the server sleep, while another processor idles.
+        order.processors = process::keep_off(pid).ok().flatten();
         let Some(report) = &command.report else { return };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sent = report.tell_no_senders().and_then(|()| report.send(&*order, &borrowed));
@@ -664,6 +667,7 @@ impl Spawner {
         let order = Become {
             limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
             nice,
+            processors: None,
             own_session: false,
             covered,
             start,

@@ -267,21 +267,69 @@ pub(crate) fn nice(pid: i32) -> i32 {
 pub(crate) fn scheduling(pid: i32) -> io::Result<Vec<u8>> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     const ATTRIBUTES: usize = 56; // SCHED_ATTR_SIZE_VER1
-    let mut bytes = vec![0u8; ATTRIBUTES + 128];
-    let (attributes, mask) = bytes.split_at_mut(ATTRIBUTES);
-    // SAFETY: both buffers are as long as stated.
-    let (attributes, mask, io) = unsafe {
+    let mut bytes = vec![0u8; ATTRIBUTES];
+    // SAFETY: the buffer is as long as stated.
+    let (attributes, io) = unsafe {
         (
-            libc::syscall(libc::SYS_sched_getattr, pid, attributes.as_mut_ptr(), ATTRIBUTES, 0),
-            libc::syscall(libc::SYS_sched_getaffinity, pid, mask.len(), mask.as_mut_ptr()),
+            libc::syscall(libc::SYS_sched_getattr, pid, bytes.as_mut_ptr(), ATTRIBUTES, 0),
             libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, pid),
         )
     };
-    for result in [attributes, mask, io] {
+    for result in [attributes, io] {
         check(result as libc::c_int)?;
     }
+    bytes.extend(affinity(pid)?);
     bytes.extend(io.to_le_bytes());
     Ok(bytes)
+}
+
+/// Bits of the processors that a mask has room for.
+const PROCESSORS: usize = 1024;
+
+/// The processors on which a process may run, 0 for this one, as a mask (sched_getaffinity(2)).
+fn affinity(pid: i32) -> io::Result<Vec<u8>> {
+    let mut mask = vec![0u8; PROCESSORS / 8];
+    // SAFETY: the buffer is as long as stated.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getaffinity, pid, mask.len(), mask.as_mut_ptr()) };
+    check(got as libc::c_int)?;
+    Ok(mask)
+}
+
+fn set_affinity(pid: i32, mask: &[u8]) -> io::Result<()> {
+    // SAFETY: the buffer is as long as stated.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, mask.len(), mask.as_ptr()) };
+    check(set as libc::c_int).map(drop)
+}
+
+/// Keeps another process off the processor that this one is on. Returned is where this one may run, for the other
+/// to go back to by [`run_on`]; none where there is no other processor, and nothing was changed.
+///
+/// # Errors
+/// As sched_setaffinity(2): nothing was changed then either.
+pub(crate) fn keep_off(pid: i32) -> io::Result<Option<Vec<u8>>> {
+    let allowed = affinity(0)?;
+    let mut others = allowed.clone();
+    // SAFETY: takes nothing.
+    let here = check(unsafe { libc::sched_getcpu() })?.unsigned_abs() as usize;
+    if let Some(byte) = others.get_mut(here / 8) {
+        *byte &= !(1 << (here % 8));
+    }
+    if others.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    set_affinity(pid, &others)?;
+    Ok(Some(allowed))
+}
+
+/// Lets this process run on these processors, as [`keep_off`] returned them.
+///
+/// # Errors
+/// As sched_setaffinity(2).
+pub(crate) fn run_on(processors: &[u8]) -> io::Result<()> {
+    // What is asked for here the kernel remembers, and never gives more, also where the cpuset does later
+    // (cpuset(7)): so all, and only what was allowed where that is not all that is to be had.
+    set_affinity(0, &[0xff; PROCESSORS / 8])?;
+    if affinity(0)? == processors { Ok(()) } else { set_affinity(0, processors) }
 }
 
 /// Sets this process's nice value. Lowering it may be refused, which is no loss.
