@@ -328,6 +328,13 @@ impl Blocked {
         }
     }
 
+    /// The mask that was, bit n-1 for signal n.
+    pub(crate) fn before(&self) -> u64 {
+        // SAFETY: any valid number may be asked for.
+        let was = |signal: &c_int| unsafe { libc::sigismember(&raw const self.before, *signal) == 1 };
+        (1..=64).filter(was).fold(0, |mask, signal| mask | 1 << (signal - 1))
+    }
+
     pub(crate) fn restore(&self) {
         // SAFETY: a mask that sigprocmask itself gave.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
@@ -359,6 +366,15 @@ pub(crate) fn next_signal(listener: &Fd) -> Option<Came> {
     // SAFETY: a whole record was read.
     let info = unsafe { info.assume_init() };
     Some(Came { signal: info.ssi_signo as c_int, by_kernel: info.ssi_code > 0, sender: info.ssi_pid })
+}
+
+/// Whether this process ignores a signal. One that is blocked waits to be read all the same.
+pub(crate) fn ignores(signal: c_int) -> bool {
+    // SAFETY: sigaction is plain memory, filled by the call if that succeeds.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Lets `signal` have its default effect on this process; returns when it continues, if ever.

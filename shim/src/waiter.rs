@@ -13,7 +13,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     let Ok(signals) = Blocked::new() else { gone() };
     let Ok(listener) = signals.listen() else { gone() };
     // If the other side has given up, its answer says why.
-    let _answered = hand_over(connection, gate);
+    let _answered = hand_over(connection, gate, signals.before());
     let mut stop = 0;
     // A continue that was passed on and not answered yet, and a stop that came meanwhile: whether the
     // continue came after that stop, the answer says.
@@ -30,7 +30,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
         if signalled {
             while let Some(came) = sys::next_signal(&listener) {
                 if idle {
-                    if came.signal != libc::SIGCONT {
+                    if came.signal != libc::SIGCONT && !sys::ignores(came.signal) {
                         sys::suffer(came.signal);
                     }
                     continue;
@@ -76,7 +76,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
             // A second time, from the beginning.
             Some(Answer::Escalate) => {
                 (stop, continuing, held, early, idle) = (0, false, None, Some(0), false);
-                let _answered = hand_over(connection, gate);
+                let _answered = hand_over(connection, gate, signals.before());
             }
             Some(Answer::Exited { code }) => sys::exit(code),
             Some(Answer::Signaled { signal }) => {
@@ -117,7 +117,7 @@ fn notify(connection: &Fd, signal: c_int, from_outside: bool, stop: u32) {
 }
 
 /// Sends every descriptor that an exec would have kept, in chunks.
-fn hand_over(connection: &Fd, gate: c_int) -> Option<()> {
+fn hand_over(connection: &Fd, gate: c_int, blocked: u64) -> Option<()> {
     const CHUNK: usize = 200;
     let mut fds = [0; CHUNK];
     let mut count = 0;
@@ -131,7 +131,7 @@ fn hand_over(connection: &Fd, gate: c_int) -> Option<()> {
         fds[count] = fd;
         count += 1;
         if count == CHUNK {
-            sent = send_chunk(connection, &fds, false);
+            sent = send_chunk(connection, &Numbers { last: false, blocked, fds: &fds });
             count = 0;
         }
     })
@@ -140,26 +140,28 @@ fn hand_over(connection: &Fd, gate: c_int) -> Option<()> {
     if total > wire::MAX_HANDOVER {
         return None;
     }
-    send_chunk(connection, fds.get(..count)?, true)
+    send_chunk(connection, &Numbers { last: true, blocked, fds: fds.get(..count)? })
 }
 
-fn send_chunk(connection: &Fd, fds: &[c_int], last: bool) -> Option<()> {
+fn send_chunk(connection: &Fd, part: &Numbers<'_>) -> Option<()> {
     let mut frame = [0; 2048];
-    let length = wire::encode(Kind::Handover, &Numbers { last, fds }, &mut frame).ok()?;
-    sys::send(connection.raw(), frame.get(..length)?, fds).ok()
+    let length = wire::encode(Kind::Handover, part, &mut frame).ok()?;
+    sys::send(connection.raw(), frame.get(..length)?, part.fds).ok()
 }
 
 /// Encodes as [`wire::Handover`], without its heap.
 struct Numbers<'a> {
     last: bool,
+    blocked: u64,
     fds: &'a [c_int],
 }
 
 impl serde::Serialize for Numbers<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let mut handover = serializer.serialize_struct("Handover", 2)?;
+        let mut handover = serializer.serialize_struct("Handover", 3)?;
         handover.serialize_field("last", &self.last)?;
+        handover.serialize_field("blocked", &self.blocked)?;
         let numbers = self.fds.iter().map(|&fd| fd.unsigned_abs());
         handover.serialize_field("numbers", &crate::client::List(numbers, self.fds.len()))?;
         handover.end()

@@ -65,6 +65,34 @@ fn what_failed_runs_a_second_time_if_somebody_says_so() {
 }
 
 #[test]
+fn a_second_run_has_the_signals_blocked_and_ignored_that_the_first_one_had() {
+    for_each_user(|world| {
+        // Not sh: some clear the mask.
+        let tool = "#!/usr/bin/python3\nimport signal, sys\nprint(signal.pthread_sigmask(signal.SIG_BLOCK, []), \
+                    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)\nopen(sys.argv[1], 'w')\n";
+        let tool = world.write("outside/tool", tool);
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let made = world.outside.join("made");
+        let script = format!(
+            "zmodload zsh/zselect; (trap '' INT; exec {} {}) & until [[ -e asked ]] {{ zselect -t 2 }}; kill -INT $!; \
+             : > sent; wait $!",
+            tool.display(),
+            made.display()
+        );
+        let child = start(world, &[], &script);
+        let prompt = waiting(world);
+        // What it ignores does nothing to who waits either.
+        std::fs::write(world.workspace.join("asked"), "").unwrap();
+        eventually("it was sent a signal", || world.workspace.join("sent").exists());
+        answer(world, &prompt, "--once");
+        let output = child.wait_with_output().unwrap();
+        let once = "set() True";
+        assert_eq!(stdout(&output), format!("{once}\n{once}"), "{}", text(&output.stderr));
+        assert!(made.exists());
+    });
+}
+
+#[test]
 fn what_somebody_did_not_let_run_again_ends_as_it_ended_and_is_not_asked_about_twice() {
     for_each_user(|world| {
         let tool = tool(world);
@@ -101,7 +129,7 @@ fn whoever_waits_for_the_second_run_can_be_ended() {
     for_each_user(|world| {
         for signal in ["TERM", "INT"] {
             let script = format!(
-                "setopt monitor; sh -c 'exit 3' & until [[ -e go ]] sleep 0.01; kill -{signal} %1; wait $!; print $?"
+                "(trap - INT; exec sh -c 'exit 3') & until [[ -e go ]] sleep 0.01; kill -{signal} $!; wait $!; print $?"
             );
             let child = start(world, &[], &script);
             waiting(world);

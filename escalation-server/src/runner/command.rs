@@ -8,7 +8,7 @@ use postern_shim::wire::Bytes;
 use super::channel::Channel;
 use super::enter::{Place, Step, Stop, failed, readable, withdraw};
 use super::handover::{kind_of, passes, receive_handover};
-use super::message::{Become, ChildReport, Cwd, Go, Image};
+use super::message::{Become, ChildReport, Cwd, Go, Image, Inherited};
 use crate::sys::process::{self, Limits};
 
 /// Waits, confined and where the command will run, for the order to become it.
@@ -39,9 +39,10 @@ fn become_command(
     report: &mut Channel,
 ) -> Stop {
     let start = &order.start;
-    let ready = make_ready(order, fds, listener, session_limits, place, report).and_then(
-        |(executable, go, mut ready)| {
-            let env = await_go(&go)?;
+    let ready =
+        make_ready(order, fds, listener, place, report).and_then(|(executable, go, blocked, mut ready)| {
+            let Go { env, inherited } = await_go(&go)?;
+            inherit(&inherited, start.wider, session_limits)?;
             match start.names {
                 // Last: from here on nothing is found by its name until somebody answers.
                 Some(names) => ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?),
@@ -50,13 +51,11 @@ fn become_command(
                 }
                 None => {}
             }
-            Ok((executable, env, ready))
-        },
-    );
+            Ok((executable, env, (inherited.ignored, blocked), ready))
+        });
     match ready {
         Err(stop) => stop,
-        Ok((executable, env, ready)) => {
-            let signals = (start.ignored, start.blocked);
+        Ok((executable, env, signals, ready)) => {
             let run = |image: process::Image<'_>| exec(report, &image, &start.argv, &env, signals, &ready);
             match &start.image {
                 Image::Script { path, .. } => match c_string(path.as_slice()) {
@@ -69,11 +68,11 @@ fn become_command(
     }
 }
 
-/// Waits until the decision is on record; what is returned is the command's environment.
-fn await_go(go: &Channel) -> Step<Bytes> {
+/// Waits until the decision is on record; what is returned comes with that.
+fn await_go(go: &Channel) -> Step<Go> {
     readable(go, None).map_err(failed("wait for the record"))?;
     match go.receive::<Go>() {
-        Ok(Some((go, _))) => Ok(go.env),
+        Ok(Some((go, _))) => Ok(go),
         Ok(None) => Err(Stop::Failed("it is not on record".to_owned())),
         Err(error) => Err(failed("wait for the record")(error)),
     }
@@ -102,10 +101,9 @@ fn make_ready(
     order: &Become,
     fds: Vec<OwnedFd>,
     listener: Option<OwnedFd>,
-    session_limits: &Limits,
     place: &Place<'_>,
     report: &mut Channel,
-) -> Step<(OwnedFd, Channel, Ready)> {
+) -> Step<(OwnedFd, Channel, u64, Ready)> {
     let start = &order.start;
     if let Some(processors) = &order.processors {
         process::run_on(processors).map_err(failed("go back to all processors"))?;
@@ -121,7 +119,7 @@ fn make_ready(
     let (connection, executable, go) = (next()?, next()?, next()?);
     let cwd = if start.cwd == Cwd::Descriptor { Some(next()?) } else { None };
     let gate = start.gate.map(|number| next().map(|gate| (number, gate))).transpose()?;
-    let handed = receive_handover(&connection)?;
+    let (handed, blocked) = receive_handover(&connection)?;
     drop(connection);
 
     // Out of the way of the numbers that are to be filled.
@@ -162,7 +160,6 @@ fn make_ready(
     if start.wider {
         process::fill_standard().map_err(failed("open /dev/null"))?;
     }
-    inherit(order, session_limits)?;
     let mut ready = match gate {
         Some((_, gate)) if start.names.is_some() => Ready { served: vec![gate], ..Ready::default() },
         Some((_, gate)) => Ready::serving(listener, gate)?,
@@ -170,7 +167,7 @@ fn make_ready(
     };
     ready.kinds =
         placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
-    Ok((executable, go.into(), ready))
+    Ok((executable, go.into(), blocked, ready))
 }
 
 pub(super) fn exec(
@@ -216,11 +213,10 @@ fn exactly(path: &Bytes, dev: u64, ino: u64, what: &str) -> Step<OwnedFd> {
 }
 
 /// Takes over what a plain exec would have kept, clamped where the command is wider than its asker.
-fn inherit(order: &Become, session: &Limits) -> Step<()> {
-    let start = &order.start;
-    for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(order.limits.iter().zip(session)) {
+fn inherit(asker: &Inherited, wider: bool, session: &Limits) -> Step<()> {
+    for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(asker.limits.iter().zip(session)) {
         let mut limit = libc::rlimit { rlim_cur, rlim_max };
-        if start.wider {
+        if wider {
             match resource {
                 libc::RLIMIT_CORE => limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 },
                 libc::RLIMIT_FSIZE | libc::RLIMIT_NPROC => {
@@ -235,10 +231,10 @@ fn inherit(order: &Become, session: &Limits) -> Step<()> {
         }
         process::set_limit(resource, limit).map_err(failed("set limits"))?;
     }
-    let umask = if start.wider { start.umask | 0o002 } else { start.umask };
+    let umask = if wider { asker.umask | 0o002 } else { asker.umask };
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
-    if order.nice > process::nice(0) {
-        process::set_nice(order.nice);
+    if asker.nice > process::nice(0) {
+        process::set_nice(asker.nice);
     }
     Ok(())
 }

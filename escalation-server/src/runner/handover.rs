@@ -11,8 +11,9 @@ use super::message::{Start, Target};
 use crate::sys::process::Change;
 use crate::sys::{process, socket};
 
-/// The waiter's descriptors, read here so that the spawner never holds what is not its own.
-pub(super) fn receive_handover(connection: &OwnedFd) -> Step<Vec<(i32, OwnedFd)>> {
+/// The waiter's descriptors, read here so that the spawner never holds what is not its own, and what signals it
+/// had blocked.
+pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)>, u64)> {
     let mut handed = Vec::new();
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -34,7 +35,7 @@ pub(super) fn receive_handover(connection: &OwnedFd) -> Step<Vec<(i32, OwnedFd)>
             handed.push((number, fd));
         }
         if part.last {
-            return Ok(handed);
+            return Ok((handed, part.blocked));
         }
     }
 }

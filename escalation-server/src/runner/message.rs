@@ -77,10 +77,6 @@ pub(crate) struct Start {
     pub(crate) argv: Bytes,
     /// Who asked and now waits.
     pub(crate) waiter: i32,
-    pub(crate) umask: u32,
-    /// Bit n-1 for signal n.
-    pub(crate) ignored: u64,
-    pub(crate) blocked: u64,
     /// It gets more than its asker has: clamp what it inherits.
     pub(crate) wider: bool,
     /// The number that the request socket gets.
@@ -97,6 +93,18 @@ pub(crate) struct Start {
 pub(crate) struct Go {
     /// See [`terminated`].
     pub(crate) env: Bytes,
+    pub(crate) inherited: Inherited,
+}
+
+/// What a plain exec would have kept of the asker's process, by the kernel's word.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Inherited {
+    pub(crate) umask: u32,
+    /// Bit n-1 for signal n.
+    pub(crate) ignored: u64,
+    /// Soft and hard, in the kernel's order.
+    pub(crate) limits: Vec<(u64, u64)>,
+    pub(crate) nice: i32,
 }
 
 /// From the spawner to a process that stands by: become this command. The descriptors of its
@@ -104,9 +112,6 @@ pub(crate) struct Go {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Become {
     pub(super) start: Start,
-    /// The asker's limits, soft and hard, in the kernel's order.
-    pub(super) limits: Vec<(u64, u64)>,
-    pub(super) nice: i32,
     /// Where it may run, if it was kept off a processor to be woken: see [`crate::sys::process::keep_off`].
     pub(super) processors: Option<Vec<u8>>,
     /// The asker has left our session, or is gone from it.

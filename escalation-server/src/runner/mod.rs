@@ -20,7 +20,9 @@ pub(crate) use begin::NewSpawner;
 pub(crate) use channel::Channel;
 pub(crate) use handover::answer;
 pub(crate) use link::{Command, Link};
-pub(crate) use message::{Cwd, FrontOrder, FrontReport, Go, Image, Names, Report, Start, Target, terminated};
+pub(crate) use message::{
+    Cwd, FrontOrder, FrontReport, Go, Image, Inherited, Names, Report, Start, Target, terminated,
+};
 pub use spawner::main;
 pub(crate) use spawner::{Begin, Profiles, SPAWNER, ShellStart};
 pub(crate) use tree::{is_stopped, kill_descendants, parent_of};

@@ -639,10 +639,6 @@ impl Spawner {
     }
 
     fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let text = |error: io::Error| error.to_string();
-        // Kernel-given, while the waiter holds still: it waits for our answer.
-        let limits = process::limits(start.waiter).map_err(text)?;
-        let nice = process::nice(start.waiter);
         if start.target == Target::Turn {
             self.await_turn();
         }
@@ -664,14 +660,7 @@ impl Spawner {
             Target::Profile(name) => Some(name.clone()),
             Target::Outside | Target::Turn => None,
         };
-        let order = Become {
-            limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
-            nice,
-            processors: None,
-            own_session: false,
-            covered,
-            start,
-        };
+        let order = Become { processors: None, own_session: false, covered, start };
         let command = Command {
             report: Some(standby.report),
             profile: profile.clone(),

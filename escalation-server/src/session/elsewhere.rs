@@ -15,7 +15,7 @@ use super::pipeline::{ended_as, micros};
 use super::rerun::{Rerun, Room};
 use super::server::{Session, has_ended};
 use crate::flow::{Outcome, Status};
-use crate::runner::{self, Channel, Command, Cwd, Go, Report, Target, terminated};
+use crate::runner::{self, Channel, Command, Cwd, Go, Inherited, Report, Target, terminated};
 use crate::sys::process;
 
 /// Signals that a waiter may pass on: what a process can catch and people send.
@@ -59,6 +59,7 @@ pub(super) struct Ordered<'a> {
     listed: Listed<'a>,
     command: Command,
     go: Channel,
+    inherited: Inherited,
     starting: Starting,
     /// Whether the spawner tells its waiter how it ended.
     told: bool,
@@ -83,7 +84,7 @@ impl Drop for Listed<'_> {
 /// Gives the order, with every descriptor that it needs.
 ///
 /// # Errors
-/// Why nothing was ordered.
+/// Why nothing runs.
 pub(super) async fn order<'a>(
     session: &'a Session,
     rerun: &mut Rerun,
@@ -117,7 +118,32 @@ pub(super) async fn order<'a>(
     let listed = Listed { session, id };
     let command =
         session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))?;
-    Ok(Ordered { listed, command, go, starting, told, room: rerun.keep_room() })
+    // The kernel mostly wakes a process where the one runs that woke it. There the spawner would wait until this one
+    // sleeps, and the command with it; nobody waits for what follows here.
+    std::thread::yield_now();
+    let inherited = inherited(handles.pid).map_err(|error| format!("read what it inherits: {error}"))?;
+    Ok(Ordered { listed, command, go, inherited, starting, told, room: rerun.keep_room() })
+}
+
+/// What a plain exec would keep of a waiter's process: its limits, and what proc_pid_status(5) says of it. It only
+/// hands over now; one that changes them meanwhile changes its own.
+///
+/// # Errors
+/// If it is gone.
+fn inherited(waiter: i32) -> std::io::Result<Inherited> {
+    let text = process::status(&waiter.to_string())?;
+    let field = |name: &str, radix| {
+        // A process that has ended has no such fields any more.
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or(ErrorKind::NotFound)?;
+        u64::from_str_radix(line.trim_start_matches(':').trim(), radix).map_err(std::io::Error::other)
+    };
+    let limits = process::limits(waiter)?;
+    Ok(Inherited {
+        umask: u32::try_from(field("Umask", 8)?).unwrap_or(0o077),
+        ignored: field("SigIgn", 16)?,
+        limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
+        nice: process::nice(waiter),
+    })
 }
 
 /// Runs what was ordered, to its end. What is returned says what its waiter is still to be told.
@@ -140,10 +166,10 @@ async fn follow(
     (handles, asker): (&Handles, &Asker),
     began: Instant,
 ) -> Result<Ended, String> {
-    let Ordered { listed, mut command, go, starting, told, room: _room } = ordered;
+    let Ordered { listed, mut command, go, inherited, starting, told, room: _room } = ordered;
     let Listed { session, id } = &listed;
     let env = terminated(environment).map_err(|error| format!("its environment: {error}"))?;
-    match go.send(&Go { env }, &[]) {
+    match go.send(&Go { env, inherited }, &[]) {
         // One that has gone has reported why.
         Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
             return Err(format!("let the command go: {error}"));

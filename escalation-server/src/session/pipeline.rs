@@ -159,6 +159,13 @@ async fn attempt(
     };
     let decision = opened(session, decision, request, handles.age).await;
     rerun = rerun.filter(|_| matches!(decision, Decision::Escalate { .. }));
+    // Whoever asked goes on while the rest is done here: with handing over what a rerun gets, or in place, where a
+    // record may follow. Where the rest fails the waiter is denied all the same.
+    match &decision {
+        Decision::Run { .. } => asker.answer(Answer::Run),
+        Decision::Escalate { .. } => asker.answer(Answer::Escalate),
+        Decision::Deny { .. } => {}
+    }
     // Its process takes its time to get ready, and waits for the record then.
     let (decision, ordered) = match &mut rerun {
         None => (decision, None),
@@ -167,18 +174,6 @@ async fn attempt(
             Err(reason) => (Decision::Deny { reason }, None),
         },
     };
-    // Whoever asked goes on while the rest is done here: in place, where a record may follow, or with
-    // handing over what a rerun gets. Not earlier: a waiter blocks the signals that were just read from it.
-    match &decision {
-        Decision::Run { .. } => asker.answer(Answer::Run),
-        Decision::Escalate { .. } => asker.answer(Answer::Escalate),
-        Decision::Deny { .. } => {}
-    }
-    if ordered.is_some() {
-        // The kernel mostly wakes a process where the one runs that woke it. There the spawner would wait
-        // until this one sleeps, and the command with it; nobody waits for what follows here.
-        std::thread::yield_now();
-    }
     if let (Some(exe), Some(rerun)) = (&mut request.attested.exe, &rerun) {
         exe.blake3.clone_from(&rerun.blake3);
     }

@@ -22,7 +22,7 @@ use crate::flow::{EnvironmentChanges, Execution, Judgement, Request, Shape, Sour
 use crate::policy::ApprovalPolicy;
 use crate::profile::EVERYTHING;
 use crate::runner::{Cwd, Image, Start, Target, terminated};
-use crate::sys::{process, socket};
+use crate::sys::socket;
 
 /// The largest file that is copied before it runs.
 pub(super) const SNAPSHOT_MOST: u64 = 256 << 20;
@@ -137,7 +137,6 @@ pub(super) fn prepare(
     wider: bool,
 ) -> Result<Rerun, String> {
     let exe = request.attested.exe.as_ref().ok_or("its file is not seen outside the sandbox")?;
-    let status = Status::of(request.attested.pid).map_err(|error| format!("the asker is gone: {error}"))?;
     let target = match execution {
         Execution::Unsandboxed => Target::Outside,
         Execution::TurnDefault => Target::Turn,
@@ -232,9 +231,6 @@ pub(super) fn prepare(
         cwd,
         argv: terminated(&argv).map_err(text)?,
         waiter: request.attested.pid,
-        umask: status.umask,
-        ignored: status.ignored,
-        blocked: status.blocked,
         wider,
         gate,
         gates: Vec::new(),
@@ -264,30 +260,6 @@ pub(super) struct Environment {
 
 fn c_path(path: &Path) -> Result<std::ffi::CString, String> {
     std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())
-}
-
-/// What proc_pid_status(5) says of a process.
-struct Status {
-    umask: u32,
-    ignored: u64,
-    blocked: u64,
-}
-
-impl Status {
-    fn of(pid: i32) -> io::Result<Self> {
-        let text = process::status(&pid.to_string())?;
-        let field = |name: &str, radix| {
-            // A process that has ended has no such fields any more.
-            let line =
-                text.lines().find_map(|line| line.strip_prefix(name)).ok_or(io::ErrorKind::NotFound)?;
-            u64::from_str_radix(line.trim_start_matches(':').trim(), radix).map_err(io::Error::other)
-        };
-        Ok(Self {
-            umask: u32::try_from(field("Umask", 8)?).unwrap_or(0o077),
-            ignored: field("SigIgn", 16)?,
-            blocked: field("SigBlk", 16)?,
-        })
-    }
 }
 
 /// A copy that nobody can change any more, and its hash.

@@ -143,6 +143,8 @@ pub enum Answer<'a> {
 pub struct Handover {
     /// Whether this is the last part.
     pub last: bool,
+    /// The signals that were blocked before the waiter blocked all, bit n-1 for signal n.
+    pub blocked: u64,
     /// The numbers that the descriptors beside it must get, in their order.
     pub numbers: Vec<u32>,
 }
