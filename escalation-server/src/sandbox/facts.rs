@@ -170,7 +170,7 @@ impl Facts {
         absent.sort_unstable();
         absent.dedup();
         drop(no_other);
-        let denied = denied(profile, there)?;
+        let denied = denied(profile, &entries)?;
         // Nothing of what is denied as a whole has to be protected by itself.
         protected.retain(|path| profile.access(path).is_some());
         let hidden: Vec<_> = own.hidden.iter().filter(|path| looks.is_directory(path)).cloned().collect();
@@ -232,10 +232,9 @@ fn devices() -> Vec<&'static str> {
 }
 
 /// What exists of what a profile denies. What no entry gives in the first place needs no mask.
-fn denied(profile: &Resolved, there: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Refusal> {
-    let named = profile.entries.iter().filter(|(_, access)| *access == Access::None);
-    let mut denied: Vec<PathBuf> =
-        named.map(|(path, _)| path.clone()).filter(|path| there(path) && path != Path::new("/")).collect();
+fn denied(profile: &Resolved, existing: &[(PathBuf, Access)]) -> Result<Vec<PathBuf>, Refusal> {
+    let named = existing.iter().filter(|(path, access)| *access == Access::None && path != Path::new("/"));
+    let mut denied: Vec<PathBuf> = named.map(|(path, _)| path.clone()).collect();
     denied.extend(expand(&profile.denied, profile.glob_depth)?);
     denied.sort_unstable();
     denied.dedup();

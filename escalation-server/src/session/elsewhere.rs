@@ -119,7 +119,7 @@ pub(super) async fn order<'a>(
     let command =
         session.link.start(start, &fds).await.map_err(|error| format!("order the command: {error}"))?;
     // The kernel mostly wakes a process where the one runs that woke it. There the spawner would wait until this one
-    // sleeps, and the command with it; nobody waits for what follows here.
+    // sleeps, and the command with it, which needs what follows here only later.
     std::thread::yield_now();
     let inherited = inherited(handles.pid).map_err(|error| format!("read what it inherits: {error}"))?;
     Ok(Ordered { listed, command, go, inherited, starting, told, room: rerun.keep_room() })

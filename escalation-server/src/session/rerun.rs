@@ -1,5 +1,5 @@
-//! What an escalation needs besides its decision: the image, the environment, what the waiter's
-//! process is like. All of it before the decision is recorded.
+//! What an escalation needs besides its decision: the image and the environment. All of it before the
+//! decision is recorded.
 
 use std::cell::Cell;
 use std::io;
