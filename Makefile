@@ -23,8 +23,13 @@ help:
 prerequisites:
 	@.ci/prerequisites
 
+# Each command begins as a copy of the spawner, which is made and taken down faster with no library mapped; where the
+# C library is not to be had as an archive, it has some.
+ONE_PIECE = $(if $(wildcard $(shell cc -print-file-name=libc.a)),-C target-feature=+crt-static)
+
 binaries: prerequisites
-	$(CARGO) build --release --locked -p postern-shim -p escalation-server
+	$(CARGO) build --release --locked -p postern-shim -p escalation-server --lib --bin postern
+	$(CARGO) rustc --release --locked -p escalation-server --bin postern-spawner -- $(ONE_PIECE)
 
 $(OUT)/.complete: $(SOURCES) zsh-patches/UPSTREAM zsh-patches/build zsh-patches/fetch $(wildcard zsh-patches/*.patch)
 	@$(MAKE) --no-print-directory binaries
