@@ -55,6 +55,10 @@ impl Serialize for Text<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // zsh's Meta byte: the next byte stands for itself with bit 5 flipped.
         const META: u8 = 0x83;
+        let cut = self.0.get(..wire::MAX_TEXT).unwrap_or(self.0);
+        if !cut.contains(&META) {
+            return serializer.serialize_bytes(cut);
+        }
         let mut plain = [0; wire::MAX_TEXT];
         let mut length = 0;
         let mut bytes = self.0.iter();
@@ -163,8 +167,15 @@ impl Gate {
         size: usize,
         exec: Exec<'_, S, F>,
     ) -> Result<Fd, Errno> {
-        let mut memory = Memory::new(size)?;
-        let buffer = memory.as_mut_slice();
+        // Most fit here, and need no mapping, which takes its time to be made and given back.
+        let mut small = [0; 2 * 4096];
+        let mut large;
+        let buffer = if size <= small.len() {
+            &mut small[..]
+        } else {
+            large = Memory::new(size)?;
+            large.as_mut_slice()
+        };
         let length = wire::encode(Kind::Request, &exec, buffer).map_err(|_| libc::E2BIG)?;
         let frame = buffer.get(..length).unwrap_or_default();
         let mut fds = [file.raw(), -1, -1];

@@ -98,22 +98,23 @@ unsafe fn ask(
         if argc > wire::MAX_STRINGS || envc > wire::MAX_STRINGS {
             return Verdict::Fail(libc::E2BIG);
         }
-        // Each string has a length of up to nine bytes before it; the rest is bounded.
-        let size = wire::HEADER
-            + argv_bytes
-            + env_bytes
-            + 9 * (argc + envc)
-            + (functions.len() + 3) * (wire::MAX_TEXT + 9)
-            + wire::MAX_PATH;
+        let (script, job) = (text(context.script), text(context.job));
+        let functions = List(functions.iter().map(|&name| text(name)), functions.len());
+        let texts = [script, job].into_iter().chain(functions.0.clone());
+        let text_bytes = texts.map(|text| text.0.len().min(wire::MAX_TEXT) + 9).sum::<usize>();
+        let named = ByteSlice(path.to_bytes());
+        // Each string, and each count, has up to nine bytes before it.
+        let strings = argv_bytes + env_bytes + 9 * (argc + envc);
+        let size = wire::HEADER + named.0.len() + strings + text_bytes + 64;
         gate.ask(path, size, |has_cwd| Exec {
-            path: ByteSlice(slice::from_raw_parts(path.as_ptr().cast::<u8>(), path.to_bytes().len())),
+            path: named,
             has_cwd,
             context: Context {
                 layer: Layer::Zsh,
-                script: text(context.script),
+                script,
                 line: context.line.try_into().unwrap_or(0),
-                job: text(context.job),
-                functions: List(functions.iter().map(|&name| text(name)), functions.len()),
+                job,
+                functions,
             },
             argv: List(Strings(argv), argc),
             env: List(Strings(envp), envc),

@@ -253,8 +253,43 @@ pub(crate) fn sealed_memfd(content: &[u8]) -> Result<Fd, Errno> {
     Ok(fd)
 }
 
-/// Calls `each` for every descriptor of this process that an exec would keep.
+/// Calls `each` for every descriptor of this process, which has one thread, that an exec would keep.
+///
+/// Mostly their numbers are small, and each is tried until as many are found as there are. A list is read only where
+/// that does not do: the kernel makes an entry for each descriptor in it, which whoever waits for this process takes
+/// away before it goes on.
 pub(crate) fn each_inherited(mut each: impl FnMut(c_int)) -> Result<(), Errno> {
+    const TRIED: c_int = 256;
+    let mut kept = [0u64; TRIED as usize / 64];
+    let mut left = open_descriptors();
+    for fd in 0..TRIED {
+        if left == 0 {
+            break;
+        }
+        let Some(inherited) = inherited(fd) else { continue };
+        left -= 1;
+        kept[fd as usize / 64] |= u64::from(inherited) << (fd % 64);
+    }
+    if left != 0 {
+        return each_listed(each);
+    }
+    (0..TRIED).filter(|fd| kept[*fd as usize / 64] >> (fd % 64) & 1 == 1).for_each(&mut each);
+    Ok(())
+}
+
+/// How many descriptors this process has: the size of proc_pid_fd(5), from Linux 6.2 on. More than there can be if
+/// that is not known.
+fn open_descriptors() -> u64 {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the path is NUL-terminated, the buffer large enough; it is read only after success.
+    let known = unsafe {
+        check(libc::stat(c"/proc/self/fd".as_ptr(), stat.as_mut_ptr())).map(|_| stat.assume_init().st_size)
+    };
+    known.ok().and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0).unwrap_or(u64::MAX)
+}
+
+/// As [`each_inherited`], by the list that the kernel makes.
+fn each_listed(mut each: impl FnMut(c_int)) -> Result<(), Errno> {
     #[repr(C, align(8))]
     struct Entries([u8; 4096]);
     // SAFETY: the path is NUL-terminated.
@@ -279,7 +314,7 @@ pub(crate) fn each_inherited(mut each: impl FnMut(c_int)) -> Result<(), Errno> {
             let name = records.get(19..length).unwrap_or_default();
             if let Some(fd) = decimal(name)
                 && fd != directory.raw()
-                && inherited(fd)
+                && inherited(fd) == Some(true)
             {
                 each(fd);
             }
@@ -288,10 +323,11 @@ pub(crate) fn each_inherited(mut each: impl FnMut(c_int)) -> Result<(), Errno> {
     }
 }
 
-fn inherited(fd: c_int) -> bool {
+/// Whether an exec would keep a descriptor; none if there is none of this number.
+fn inherited(fd: c_int) -> Option<bool> {
     // SAFETY: F_GETFD takes no argument.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+    (flags >= 0).then_some(flags & libc::FD_CLOEXEC == 0)
 }
 
 fn decimal(name: &[u8]) -> Option<c_int> {

@@ -295,3 +295,27 @@ print('same group', os.getpgrp() == int(os.environ.get('GROUP', os.getpgrp())))
         same(world, &format!("mkdir -p deep/er; cd deep/er; nice -n 3 true; python3 {show}"));
     });
 }
+
+#[test]
+fn descriptors_of_any_number_come_along() {
+    for_each_user(|world| {
+        let zsh = postern_tests::prefix().join("libexec/postern/zsh");
+        let list = "import os\nprint(sorted(n for n in map(int, os.listdir('/proc/self/fd')) if n in range(4, 1000)))";
+        let list = world.write("list.py", list);
+        // Beside the numbers that are tried, at their end and after it; and one above the limit.
+        for numbers in ["[9]", "[9, 255]", "[256]", "[9, 255, 256, 700]"] {
+            let code = format!(
+                "import os, resource\nf = os.open('/dev/null', os.O_RDONLY)\n\
+                 for n in {numbers}: os.dup2(f, n, True)\n\
+                 resource.setrlimit(resource.RLIMIT_NOFILE, (300, 1000))\n\
+                 os.execv('{}', ['zsh', '-fc', 'python3 {}'])\n",
+                zsh.display(),
+                list.display()
+            );
+            let fill = world.write("fill.py", code);
+            let rules = format!("prefix_rule(['python3', '{}'], execution = 'unsandboxed')", list.display());
+            let output = world.session(&rules, &format!("python3 {}", fill.display()));
+            assert_eq!(stdout(&output), numbers, "{}", text(&output.stderr));
+        }
+    });
+}
