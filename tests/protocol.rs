@@ -47,7 +47,7 @@ fn every_message_has_the_bytes_that_it_always_had() {
         (
             "request",
             frame(Kind::Request, &request()),
-            "5053544e0400010023000000092f62696e2f747275650100017\
+            "5053544e0500010023000000092f62696e2f747275650100017\
 3fb2c01000102\
 66ff0204747275650001\
 03413d6200",
@@ -65,46 +65,55 @@ fn every_message_has_the_bytes_that_it_always_had() {
                     ..request()
                 },
             ),
-            "5053544e040001002f000000092f62696e2f7472756501000173fb2c0100010266ff020474727565000103413d620101027b7d022f77016a010170",
+            "5053544e050001002f000000092f62696e2f7472756501000173fb2c0100010266ff020474727565000103413d620101027b7d022f77016a010170",
         ),
         (
             "plea",
             frame(Kind::Plea, &Plea { more: more(), justification: bytes(b"j") }),
-            "5053544e0400070008000000027b7d022f77016a",
+            "5053544e0500070008000000027b7d022f77016a",
         ),
         (
             "run",
             frame(Kind::Answer, &Answer::Run),
-            "5053544e04000400\
+            "5053544e05000400\
 0100000000",
         ),
         (
             "deny",
             frame(Kind::Answer, &Answer::Deny { reason: b"no" }),
-            "5053544e04000400040000000102\
+            "5053544e05000400040000000102\
 6e6f",
         ),
-        ("waiting", frame(Kind::Answer, &Answer::Waiting { text: b"?" }), "5053544e04000400030000000a013f"),
-        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e040004000100000002"),
-        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e04000400020000000410"),
+        ("waiting", frame(Kind::Answer, &Answer::Waiting { text: b"?" }), "5053544e05000400030000000a013f"),
+        ("escalate", frame(Kind::Answer, &Answer::Escalate), "5053544e050004000100000002"),
+        ("refused", frame(Kind::Answer, &Answer::Refused { errno: 8 }), "5053544e05000400020000000410"),
         (
             "stopped",
             frame(Kind::Answer, &Answer::Stopped { number: 1, signal: 20 }),
-            "5053544e0400040003000000050128",
+            "5053544e0500040003000000050128",
         ),
-        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e04000400020000000706"),
-        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0400040002000000081e"),
+        ("exited", frame(Kind::Answer, &Answer::Exited { code: 3 }), "5053544e05000400020000000706"),
+        ("signaled", frame(Kind::Answer, &Answer::Signaled { signal: 15 }), "5053544e0500040002000000081e"),
         (
             "handover",
-            frame(Kind::Handover, &Handover { last: true, blocked: 1 << 63, numbers: vec![0, 1, 63] }),
-            "5053544e040005000e00000001fd00000000000000800300013f",
+            frame(
+                Kind::Handover,
+                &Handover {
+                    last: true,
+                    blocked: 1 << 63,
+                    ignored: 1 << 16,
+                    umask: 0o22,
+                    numbers: vec![0, 1, 63],
+                },
+            ),
+            "5053544e050005001400000001fd0000000000000080fc00000100120300013f",
         ),
         (
             "notice",
             frame(Kind::Notice, &Notice { signal: 2, from_outside: false, stop: 0 }),
-            "5053544e0400060003000000040000",
+            "5053544e0500060003000000040000",
         ),
-        ("hello", frame(Kind::Hello, &()), "5053544e0400030000000000"),
+        ("hello", frame(Kind::Hello, &()), "5053544e0500030000000000"),
     ] {
         assert_eq!(hex(&written), golden, "{name}");
     }

@@ -413,6 +413,21 @@ pub(crate) fn ignores(signal: c_int) -> bool {
     }
 }
 
+/// The signals that this process ignores, bit n-1 for signal n.
+pub(crate) fn ignored() -> u64 {
+    (1..=64).filter(|signal| ignores(*signal)).fold(0, |mask, signal| mask | 1 << (signal - 1))
+}
+
+/// The umask of this process, which has one thread: to be read it is set, and set back.
+pub(crate) fn umask() -> u32 {
+    // SAFETY: takes and returns numbers.
+    unsafe {
+        let mask = libc::umask(0o777);
+        libc::umask(mask);
+        mask
+    }
+}
+
 /// Lets `signal` have its default effect on this process; returns when it continues, if ever.
 pub(crate) fn suffer(signal: c_int) {
     // SAFETY: plain system calls on this process; SIG_DFL is a valid disposition and the set is

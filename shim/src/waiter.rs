@@ -13,7 +13,8 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     let Ok(signals) = Blocked::new() else { gone() };
     let Ok(listener) = signals.listen() else { gone() };
     // If the other side has given up, its answer says why.
-    let _answered = hand_over(connection, gate, signals.before());
+    let own = Own { blocked: signals.before(), ignored: sys::ignored(), umask: sys::umask() };
+    let _answered = hand_over(connection, gate, own);
     let mut stop = 0;
     // A continue that was passed on and not answered yet, and a stop that came meanwhile: whether the
     // continue came after that stop, the answer says.
@@ -76,7 +77,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
             // A second time, from the beginning.
             Some(Answer::Escalate) => {
                 (stop, continuing, held, early, idle) = (0, false, None, Some(0), false);
-                let _answered = hand_over(connection, gate, signals.before());
+                let _answered = hand_over(connection, gate, own);
             }
             Some(Answer::Exited { code }) => sys::exit(code),
             Some(Answer::Signaled { signal }) => {
@@ -116,8 +117,16 @@ fn notify(connection: &Fd, signal: c_int, from_outside: bool, stop: u32) {
     }
 }
 
+/// What an exec would have kept of this process's own: see [`wire::Handover`].
+#[derive(Clone, Copy)]
+struct Own {
+    blocked: u64,
+    ignored: u64,
+    umask: u32,
+}
+
 /// Sends every descriptor that an exec would have kept, in chunks.
-fn hand_over(connection: &Fd, gate: c_int, blocked: u64) -> Option<()> {
+fn hand_over(connection: &Fd, gate: c_int, own: Own) -> Option<()> {
     const CHUNK: usize = 200;
     let mut fds = [0; CHUNK];
     let mut count = 0;
@@ -131,7 +140,7 @@ fn hand_over(connection: &Fd, gate: c_int, blocked: u64) -> Option<()> {
         fds[count] = fd;
         count += 1;
         if count == CHUNK {
-            sent = send_chunk(connection, &Numbers { last: false, blocked, fds: &fds });
+            sent = send_chunk(connection, &Numbers { last: false, own, fds: &fds });
             count = 0;
         }
     })
@@ -140,7 +149,7 @@ fn hand_over(connection: &Fd, gate: c_int, blocked: u64) -> Option<()> {
     if total > wire::MAX_HANDOVER {
         return None;
     }
-    send_chunk(connection, &Numbers { last: true, blocked, fds: fds.get(..count)? })
+    send_chunk(connection, &Numbers { last: true, own, fds: fds.get(..count)? })
 }
 
 fn send_chunk(connection: &Fd, part: &Numbers<'_>) -> Option<()> {
@@ -152,16 +161,18 @@ fn send_chunk(connection: &Fd, part: &Numbers<'_>) -> Option<()> {
 /// Encodes as [`wire::Handover`], without its heap.
 struct Numbers<'a> {
     last: bool,
-    blocked: u64,
+    own: Own,
     fds: &'a [c_int],
 }
 
 impl serde::Serialize for Numbers<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let mut handover = serializer.serialize_struct("Handover", 3)?;
+        let mut handover = serializer.serialize_struct("Handover", 5)?;
         handover.serialize_field("last", &self.last)?;
-        handover.serialize_field("blocked", &self.blocked)?;
+        handover.serialize_field("blocked", &self.own.blocked)?;
+        handover.serialize_field("ignored", &self.own.ignored)?;
+        handover.serialize_field("umask", &self.own.umask)?;
         let numbers = self.fds.iter().map(|&fd| fd.unsigned_abs());
         handover.serialize_field("numbers", &crate::client::List(numbers, self.fds.len()))?;
         handover.end()

@@ -6,7 +6,7 @@ const LIAR: &str = r#"
 import os, socket, struct, array, sys
 base = socket.socket(fileno=os.dup(int(os.environ['POSTERN_SOCKET'])))
 def fds(*numbers): return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', numbers))]
-def frame(kind, body=b'', magic=b'PSTN', version=4, length=None):
+def frame(kind, body=b'', magic=b'PSTN', version=5, length=None):
     return magic + struct.pack('<HHI', version, kind, len(body) if length is None else length) + body
 def ask(message, *numbers):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

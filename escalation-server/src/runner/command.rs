@@ -7,7 +7,7 @@ use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::enter::{Place, Step, Stop, failed, readable, withdraw};
-use super::handover::{kind_of, passes, receive_handover};
+use super::handover::{Own, kind_of, passes, receive_handover};
 use super::message::{Become, ChildReport, Cwd, Go, Image, Inherited};
 use crate::sys::process::{self, Limits};
 
@@ -40,9 +40,9 @@ fn become_command(
 ) -> Stop {
     let start = &order.start;
     let ready =
-        make_ready(order, fds, listener, place, report).and_then(|(executable, go, blocked, mut ready)| {
+        make_ready(order, fds, listener, place, report).and_then(|(executable, go, own, mut ready)| {
             let Go { env, inherited } = await_go(&go)?;
-            inherit(&inherited, start.wider, session_limits)?;
+            inherit(&inherited, own.umask, start.wider, session_limits)?;
             match start.names {
                 // Last: from here on nothing is found by its name until somebody answers.
                 Some(names) => ready.served.insert(0, place.listen_to_names(names.no_new_privileges)?),
@@ -51,7 +51,7 @@ fn become_command(
                 }
                 None => {}
             }
-            Ok((executable, env, (inherited.ignored, blocked), ready))
+            Ok((executable, env, (own.ignored, own.blocked), ready))
         });
     match ready {
         Err(stop) => stop,
@@ -103,7 +103,7 @@ fn make_ready(
     listener: Option<OwnedFd>,
     place: &Place<'_>,
     report: &mut Channel,
-) -> Step<(OwnedFd, Channel, u64, Ready)> {
+) -> Step<(OwnedFd, Channel, Own, Ready)> {
     let start = &order.start;
     if let Some(processors) = &order.processors {
         process::run_on(processors).map_err(failed("go back to all processors"))?;
@@ -119,7 +119,7 @@ fn make_ready(
     let (connection, executable, go) = (next()?, next()?, next()?);
     let cwd = if start.cwd == Cwd::Descriptor { Some(next()?) } else { None };
     let gate = start.gate.map(|number| next().map(|gate| (number, gate))).transpose()?;
-    let (handed, blocked) = receive_handover(&connection)?;
+    let (handed, own) = receive_handover(&connection)?;
     drop(connection);
 
     // Out of the way of the numbers that are to be filled.
@@ -167,7 +167,7 @@ fn make_ready(
     };
     ready.kinds =
         placed.iter().map(|(number, _, kind)| (number.unsigned_abs(), (*kind).to_owned())).collect();
-    Ok((executable, go.into(), blocked, ready))
+    Ok((executable, go.into(), own, ready))
 }
 
 pub(super) fn exec(
@@ -212,9 +212,9 @@ fn exactly(path: &Bytes, dev: u64, ino: u64, what: &str) -> Step<OwnedFd> {
     if (stat.st_dev, stat.st_ino) == (dev, ino) { Ok(fd) } else { Err(changed()) }
 }
 
-/// Takes over what a plain exec would have kept, clamped where the command is wider than its asker.
-fn inherit(asker: &Inherited, wider: bool, session: &Limits) -> Step<()> {
-    for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(asker.limits.iter().zip(session)) {
+/// Takes over what a plain exec would have kept of the asker's process, clamped where the command is wider than its asker.
+fn inherit(inherited: &Inherited, umask: u32, wider: bool, session: &Limits) -> Step<()> {
+    for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(inherited.limits.iter().zip(session)) {
         let mut limit = libc::rlimit { rlim_cur, rlim_max };
         if wider {
             match resource {
@@ -231,10 +231,10 @@ fn inherit(asker: &Inherited, wider: bool, session: &Limits) -> Step<()> {
         }
         process::set_limit(resource, limit).map_err(failed("set limits"))?;
     }
-    let umask = if wider { asker.umask | 0o002 } else { asker.umask };
+    let umask = if wider { umask | 0o002 } else { umask };
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
-    if asker.nice > process::nice(0) {
-        process::set_nice(asker.nice);
+    if inherited.nice > process::nice(0) {
+        process::set_nice(inherited.nice);
     }
     Ok(())
 }

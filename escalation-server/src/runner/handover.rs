@@ -11,9 +11,16 @@ use super::message::{Start, Target};
 use crate::sys::process::Change;
 use crate::sys::{process, socket};
 
-/// The waiter's descriptors, read here so that the spawner never holds what is not its own, and what signals it
-/// had blocked.
-pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)>, u64)> {
+/// What a waiter says of itself, each of which it could set as it likes. See [`Handover`].
+pub(super) struct Own {
+    pub(super) blocked: u64,
+    pub(super) ignored: u64,
+    pub(super) umask: u32,
+}
+
+/// The waiter's descriptors, read here so that the spawner never holds what is not its own, and what it says of
+/// itself.
+pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)>, Own)> {
     let mut handed = Vec::new();
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -35,7 +42,8 @@ pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)
             handed.push((number, fd));
         }
         if part.last {
-            return Ok((handed, part.blocked));
+            let Handover { blocked, ignored, umask, .. } = part;
+            return Ok((handed, Own { blocked, ignored, umask }));
         }
     }
 }

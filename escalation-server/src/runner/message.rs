@@ -96,12 +96,9 @@ pub(crate) struct Go {
     pub(crate) inherited: Inherited,
 }
 
-/// What a plain exec would have kept of the asker's process, by the kernel's word.
+/// What a plain exec would have kept of the asker's process, by the kernel's word: what it could not set as it likes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Inherited {
-    pub(crate) umask: u32,
-    /// Bit n-1 for signal n.
-    pub(crate) ignored: u64,
     /// Soft and hard, in the kernel's order.
     pub(crate) limits: Vec<(u64, u64)>,
     pub(crate) nice: i32,

@@ -125,22 +125,14 @@ pub(super) async fn order<'a>(
     Ok(Ordered { listed, command, go, inherited, starting, told, room: rerun.keep_room() })
 }
 
-/// What a plain exec would keep of a waiter's process: its limits, and what proc_pid_status(5) says of it. It only
-/// hands over now; one that changes them meanwhile changes its own.
+/// What a plain exec would keep of a waiter's process and it cannot set as it likes. It only hands over now; one that
+/// changes it meanwhile changes its own.
 ///
 /// # Errors
 /// If it is gone.
 fn inherited(waiter: i32) -> std::io::Result<Inherited> {
-    let text = process::status(&waiter.to_string())?;
-    let field = |name: &str, radix| {
-        // A process that has ended has no such fields any more.
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or(ErrorKind::NotFound)?;
-        u64::from_str_radix(line.trim_start_matches(':').trim(), radix).map_err(std::io::Error::other)
-    };
     let limits = process::limits(waiter)?;
     Ok(Inherited {
-        umask: u32::try_from(field("Umask", 8)?).unwrap_or(0o077),
-        ignored: field("SigIgn", 16)?,
         limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
         nice: process::nice(waiter),
     })

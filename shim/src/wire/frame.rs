@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Length of a header in bytes.
 pub const HEADER: usize = 12;
 /// The protocol that this build speaks. Both sides name it when they refuse each other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 const MAGIC: [u8; 4] = *b"PSTN";
 

@@ -145,6 +145,10 @@ pub struct Handover {
     pub last: bool,
     /// The signals that were blocked before the waiter blocked all, bit n-1 for signal n.
     pub blocked: u64,
+    /// Those that it ignores, likewise.
+    pub ignored: u64,
+    /// See umask(2).
+    pub umask: u32,
     /// The numbers that the descriptors beside it must get, in their order.
     pub numbers: Vec<u32>,
 }
