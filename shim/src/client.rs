@@ -199,7 +199,7 @@ impl Gate {
 
     fn obey(&self, connection: &Fd, path: &CStr) -> Verdict {
         let mut buffer = [0; wire::MAX_REASON + 64];
-        let mut answer = receive(connection, &mut buffer);
+        let mut answer = receive_soon(connection, &mut buffer);
         if let Some(Answer::Waiting { text }) = answer {
             sys::complain(&[b"postern: ", text, b"\n"]);
             answer = receive(connection, &mut buffer);
@@ -245,6 +245,12 @@ pub(crate) fn deny(reason: &[u8]) -> ! {
 /// The next answer, or none if the server is gone or talks nonsense.
 pub(crate) fn receive<'a>(connection: &Fd, buffer: &'a mut [u8]) -> Option<Answer<'a>> {
     let length = sys::receive(connection.raw(), buffer, true).ok()?;
+    wire::decode(Kind::Answer, buffer.get(..length)?).ok()
+}
+
+/// The same of an answer that mostly comes soon.
+fn receive_soon<'a>(connection: &Fd, buffer: &'a mut [u8]) -> Option<Answer<'a>> {
+    let length = sys::receive_soon(connection.raw(), buffer).ok()?;
     wire::decode(Kind::Answer, buffer.get(..length)?).ok()
 }
 

@@ -212,7 +212,7 @@ fn exactly(path: &Bytes, dev: u64, ino: u64, what: &str) -> Step<OwnedFd> {
     if (stat.st_dev, stat.st_ino) == (dev, ino) { Ok(fd) } else { Err(changed()) }
 }
 
-/// Takes over what a plain exec would have kept of the asker's process, clamped where the command is wider than its asker.
+/// Takes over what a plain exec would have kept of the asker's process, clamped where the command is wider than that.
 fn inherit(inherited: &Inherited, umask: u32, wider: bool, session: &Limits) -> Step<()> {
     for (resource, (&(rlim_cur, rlim_max), session)) in (0..).zip(inherited.limits.iter().zip(session)) {
         let mut limit = libc::rlimit { rlim_cur, rlim_max };
