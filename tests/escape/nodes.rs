@@ -28,6 +28,49 @@ fn no_device_node_is_made() {
 }
 
 #[test]
+fn a_node_that_lies_in_a_directory_is_no_device() {
+    for_each_user(|world| {
+        // As in the tree of another system's files, which somebody has unpacked.
+        let beside = world.write("outside/beside", "");
+        let nodes = [world.workspace.join("zero"), beside.with_file_name("zero")];
+        for node in &nodes {
+            let made = nix::sys::stat::mknod(
+                node,
+                nix::sys::stat::SFlag::S_IFCHR,
+                nix::sys::stat::Mode::from_bits_truncate(0o666),
+                nix::sys::stat::makedev(1, 5),
+            );
+            made.and_then(|()| {
+                nix::sys::stat::fchmodat(
+                    nix::fcntl::AT_FDCWD,
+                    node,
+                    nix::sys::stat::Mode::from_bits_truncate(0o666),
+                    nix::sys::stat::FchmodatFlags::FollowSymlink,
+                )
+            })
+            .expect("the tests' root makes nodes");
+        }
+        let [own, other] = nodes;
+        let list = [
+            ("reads one of its own", "need(os.read(os.open(own_node, os.O_RDONLY), 1) == b'\\0')"),
+            ("writes one of its own", "os.write(os.open(own_node, os.O_WRONLY), b'x')"),
+            ("reads another", "need(os.read(os.open(other_node, os.O_RDONLY), 1) == b'\\0')"),
+            ("writes another", "os.write(os.open(other_node, os.O_WRONLY), b'x')"),
+            (
+                "by a link",
+                "os.symlink(own_node, f'{own}/l'); need(os.read(os.open(f'{own}/l', os.O_RDONLY), 1) == b'\\0')",
+            ),
+            (
+                "moved",
+                "os.rename(own_node, own_node + '2'); f = os.open(own_node + '2', os.O_RDONLY | os.O_PATH); \
+                 os.rename(own_node + '2', own_node); need(os.read(os.open(f'/proc/self/fd/{f}', os.O_RDONLY), 1) == b'\\0')",
+            ),
+        ];
+        attack(world, &json!({ "own_node": own, "other_node": other }), &list);
+    });
+}
+
+#[test]
 fn no_node_of_any_kind_is_made_outside() {
     for_each_user(|world| {
         attack(

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use postern_tests::{User, World, checkout, finish, for_each_user, is_root, prefix, status, stdout, text};
 
-const ALLOWED: &str = "allow_weaker = ['processes', 'metadata', 'protect_git']\n";
+const ALLOWED: &str = "allow_weaker = ['processes', 'metadata', 'device_nodes', 'protect_git']\n";
 
 /// What stands between the test and Postern.
 fn around(world: &World, what: &str) -> Command {
@@ -79,7 +79,7 @@ fn without_namespaces_a_session_is_refused_by_name_with_the_remedy() {
             let output = finish(around(world, what).args(["--", "-fc", "print started"]));
             let said = text(&output.stderr);
             assert_eq!((stdout(&output).as_str(), status(&output)), ("", 125), "{what}: {said}");
-            for part in ["processes: ", "metadata: ", "protect_git: ", "allow_weaker = ["] {
+            for part in ["processes: ", "metadata: ", "device_nodes: ", "protect_git: ", "allow_weaker = ["] {
                 assert!(said.contains(part), "{what}: {part}: {said}");
             }
             let (status, report) = doctor(world, what, None);
@@ -105,7 +105,7 @@ fn what_is_allowed_by_name_starts_and_all_else_holds() {
             assert_eq!(status, 0, "{report}");
             let missing: Vec<_> =
                 report["missing"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
-            assert_eq!(missing, ["processes", "metadata", "protect_git"], "{what}");
+            assert_eq!(missing, ["processes", "metadata", "device_nodes", "protect_git"], "{what}");
             for name in ["files", "state", "signals", "memory", "network", "privileges"] {
                 assert_eq!(found(&report, name)["ok"], true, "{name}: {report}");
             }
@@ -277,7 +277,9 @@ fn the_doctor_looks_at_every_profile_that_a_rule_grants() {
         assert!(status == 1 && said.contains("under git") && said.contains("read_only_below"), "{report}");
         // The remedy can be copied as it stands.
         assert!(
-            said.contains("[\"processes\", \"metadata\", \"protect_git\", \"read_only_below\"]"),
+            said.contains(
+                "[\"processes\", \"metadata\", \"device_nodes\", \"protect_git\", \"read_only_below\"]"
+            ),
             "{said}"
         );
     });

@@ -198,8 +198,10 @@ fn what_cannot_be_held_is_refused() {
         // Where somebody else answers its calls already.
         executable(world, "ws/tool", "#!/bin/sh\necho ran\n");
         let rules = world.write("inner.rules", "prefix_rule(['tool'], decision = 'prompt')");
-        let config = world
-            .write("c.toml", "allow_weaker = ['processes', 'metadata', 'protect_git', 'read_only_below']\n");
+        let config = world.write(
+            "c.toml",
+            "allow_weaker = ['processes', 'metadata', 'device_nodes', 'protect_git', 'read_only_below']\n",
+        );
         let script = format!(
             "mkdir $TMPDIR/w; cp tool $TMPDIR/w; cd $TMPDIR/w; export XDG_STATE_HOME=$TMPDIR/state; unset POSTERN_SOCKET; \
              {} --config {} --rules {} --cwd $PWD -- -fc './tool; print $?'",

@@ -16,7 +16,7 @@ pub(crate) struct Weakness {
 }
 
 /// Names of all that can be allowed not to be held, with what it means.
-pub(crate) const WEAKNESSES: [(&str, &str); 8] = [
+pub(crate) const WEAKNESSES: [(&str, &str); 9] = [
     (
         "processes",
         "of this user's other processes command lines can be read, priorities changed, SysV IPC and message queues used; \
@@ -27,6 +27,7 @@ pub(crate) const WEAKNESSES: [(&str, &str); 8] = [
         "this user's other processes can be stopped and killed, Postern's among them (before Linux 6.12)",
     ),
     ("metadata", "modes, owners, times and attributes of this user's files can be changed everywhere"),
+    ("device_nodes", "device nodes that lie outside /dev can be opened where a profile gives them"),
     ("protect_git", "protected names can be written and created"),
     ("read_only_below", "what is read-only below something writable can be written"),
     ("deny_below", "what is denied below something writable can be read and written"),
@@ -42,7 +43,7 @@ fn weakness(name: &'static str, at: Option<&Path>) -> Weakness {
 
 /// What of a profile Landlock alone does not hold.
 pub(super) fn weaknesses(profile: &Resolved, own: &Own, landlock_abi: u32) -> Vec<Weakness> {
-    let mut found = vec![weakness("processes", None), weakness("metadata", None)];
+    let mut found = ["processes", "metadata", "device_nodes"].map(|name| weakness(name, None)).to_vec();
     if landlock_abi < SCOPES {
         found.push(weakness("signals", None));
     }
@@ -169,10 +170,18 @@ mod tests {
         };
         assert_eq!(
             names(entries, SCOPES),
-            ["processes", "metadata", "protect_git", "read_only_below", "deny_below", "hide_state"]
+            [
+                "processes",
+                "metadata",
+                "device_nodes",
+                "protect_git",
+                "read_only_below",
+                "deny_below",
+                "hide_state"
+            ]
         );
         let reading = vec![(PathBuf::from("/"), Access::Read), (PathBuf::from("/w/own"), Access::None)];
-        assert_eq!(names(reading, SCOPES - 1), ["processes", "metadata", "signals"]);
+        assert_eq!(names(reading, SCOPES - 1), ["processes", "metadata", "device_nodes", "signals"]);
     }
 
     proptest! {

@@ -196,6 +196,8 @@ pub(super) fn split(flags: CloneFlags) -> Result<(), StepError> {
 pub(crate) fn build_view(plan: &Plan, terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
     let mut kept = None;
     mount::make_private().named("make mounts private")?;
+    // A node that lies in a directory would be the device, past every other mount and rule.
+    mount::refuse_devices().named("refuse device nodes")?;
     for step in &plan.mounts {
         match step {
             Mount::ReadOnlyWorld => {
@@ -279,7 +281,10 @@ fn mask(path: &Path, open: &[(PathBuf, Access)]) -> io::Result<()> {
 const NOTHING: &str = "/dev/.nothing";
 
 fn devices(names: &[String], terminal: Option<&Path>) -> Result<Option<OwnedFd>, StepError> {
-    let copy_of = |path: &Path| mount::copy(&process::open_exactly(&c_path(path)?)?);
+    let copy_of = |path: &Path| {
+        let copy = mount::copy(&process::open_exactly(&c_path(path)?)?)?;
+        mount::allow_device(&copy).map(|()| copy)
+    };
     let dev = Path::new("/dev");
     let copies = names
         .iter()

@@ -9,8 +9,10 @@ use super::socket::check;
 
 const RECURSIVE: libc::c_uint = 0x8000; // AT_RECURSIVE
 const RDONLY: u64 = 1; // MOUNT_ATTR_RDONLY
+const NODEV: u64 = 4; // MOUNT_ATTR_NODEV
 
 #[repr(C)]
+#[derive(Default)]
 struct MountAttr {
     set: u64,
     clear: u64,
@@ -80,11 +82,12 @@ pub(crate) fn attach(copy: impl AsFd, at: impl AsFd) -> io::Result<()> {
 /// [`set_read_only`] for a detached copy and everything below it.
 pub(crate) fn set_read_only_copy(copy: impl AsFd, read_only: bool) -> io::Result<()> {
     let fd = copy.as_fd().as_raw_fd();
-    let below = set_attr(fd, c"", read_only, RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint);
+    let attr = MountAttr::read_only(read_only);
+    let below = set_attr(fd, c"", &attr, RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint);
     match below {
         // Somewhere below lies a mount that was read-only before us, and stays so.
         Err(error) if !read_only && error.raw_os_error() == Some(libc::EPERM) => {
-            set_attr(fd, c"", read_only, libc::AT_EMPTY_PATH as libc::c_uint)
+            set_attr(fd, c"", &attr, libc::AT_EMPTY_PATH as libc::c_uint)
         }
         other => other,
     }
@@ -92,22 +95,38 @@ pub(crate) fn set_read_only_copy(copy: impl AsFd, read_only: bool) -> io::Result
 
 /// Makes the first mount of a detached copy read-only, and none below it.
 pub(crate) fn set_read_only_top(copy: impl AsFd) -> io::Result<()> {
-    set_attr(copy.as_fd().as_raw_fd(), c"", true, libc::AT_EMPTY_PATH as libc::c_uint)
+    let attr = MountAttr::read_only(true);
+    set_attr(copy.as_fd().as_raw_fd(), c"", &attr, libc::AT_EMPTY_PATH as libc::c_uint)
+}
+
+/// From here on device nodes in whatever is mounted are none, and cannot be opened.
+pub(crate) fn refuse_devices() -> io::Result<()> {
+    set_attr(libc::AT_FDCWD, c"/", &MountAttr { set: NODEV, ..MountAttr::default() }, RECURSIVE)
+}
+
+/// But for the one that a detached copy is of, unless it could not be opened before either.
+pub(crate) fn allow_device(copy: impl AsFd) -> io::Result<()> {
+    let attr = MountAttr { clear: NODEV, ..MountAttr::default() };
+    match set_attr(copy.as_fd().as_raw_fd(), c"", &attr, libc::AT_EMPTY_PATH as libc::c_uint) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a mount, and with `below` everything under it, read-only or writable. Writable only where
 /// this namespace itself made it read-only.
 pub(crate) fn set_read_only(target: &CStr, read_only: bool, below: bool) -> io::Result<()> {
-    set_attr(libc::AT_FDCWD, target, read_only, if below { RECURSIVE } else { 0 })
+    set_attr(libc::AT_FDCWD, target, &MountAttr::read_only(read_only), if below { RECURSIVE } else { 0 })
 }
 
-fn set_attr(at: RawFd, path: &CStr, read_only: bool, flags: libc::c_uint) -> io::Result<()> {
-    let attr = MountAttr {
-        set: if read_only { RDONLY } else { 0 },
-        clear: if read_only { 0 } else { RDONLY },
-        propagation: 0,
-        userns: 0,
-    };
+impl MountAttr {
+    fn read_only(so: bool) -> Self {
+        let (set, clear) = if so { (RDONLY, 0) } else { (0, RDONLY) };
+        Self { set, clear, ..Self::default() }
+    }
+}
+
+fn set_attr(at: RawFd, path: &CStr, attr: &MountAttr, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and the attribute as long as stated.
     let result = unsafe {
         libc::syscall(
@@ -115,7 +134,7 @@ fn set_attr(at: RawFd, path: &CStr, read_only: bool, flags: libc::c_uint) -> io:
             at,
             path.as_ptr(),
             flags,
-            &raw const attr,
+            ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
