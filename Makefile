@@ -23,9 +23,11 @@ help:
 prerequisites:
 	@.ci/prerequisites
 
-# Each command begins as a copy of the spawner, which is made and taken down faster with no library mapped; where the
-# C library is not to be had as an archive, it has some.
-ONE_PIECE = $(if $(wildcard $(shell cc -print-file-name=libc.a)),-C target-feature=+crt-static)
+# Each command begins as a copy of the spawner, which is made and taken down faster with no library mapped. Where that
+# cannot be linked, or not so that it lies at a random address, it has some.
+ONE_PIECE = $(shell mkdir -p target && [ "$$(uname -m)" = x86_64 ] && \
+	echo 'int main(void) { return 0; }' | cc -static-pie -x c - -o target/.one-piece 2>/dev/null && \
+	target/.one-piece && echo -C target-feature=+crt-static)
 
 binaries: prerequisites
 	$(CARGO) build --release --locked -p postern-shim -p escalation-server --lib --bin postern
