@@ -13,7 +13,7 @@ NUMBERS = dict(
     open_by_handle_at=304, process_vm_readv=310, process_vm_writev=311, kcmp=312, renameat2=316, bpf=321,
     userfaultfd=323, pidfd_send_signal=424, io_uring_setup=425, io_uring_enter=426, io_uring_register=427,
     open_tree=428, move_mount=429, fsopen=430, fspick=433, pidfd_open=434, clone3=435, pidfd_getfd=438,
-    mount_setattr=442, shmget=29, shmat=30, shmctl=31, semget=64, semop=65, semctl=66, msgget=68, msgsnd=69,
+    mount_setattr=442, open_tree_attr=467, shmget=29, shmat=30, shmctl=31, semget=64, semop=65, semctl=66, msgget=68, msgsnd=69,
     msgrcv=70, mq_open=240, tgkill=234, rt_sigqueueinfo=129, perf_event_open=298, fanotify_init=300)
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 # What says that an attack was wrong in itself, and not that something stopped it.

@@ -50,6 +50,10 @@ fn nothing_is_mounted_and_no_root_is_changed() {
             ("unmount", "call('mount', b'none', at, b'tmpfs', 0, 0); call('umount2', at, 2)"),
             ("copy a mount", "os.close(call('open_tree', -100, outside.encode(), 1))"),
             (
+                "copy a mount, with attributes",
+                "os.close(call('open_tree_attr', -100, outside.encode(), 1, (ctypes.c_uint64 * 4)(1, 0, 0, 0), 32))",
+            ),
+            (
                 "move a mount",
                 "t = call('open_tree', -100, outside.encode(), 1); call('move_mount', t, b'', -100, at, 4)",
             ),

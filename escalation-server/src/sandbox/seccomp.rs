@@ -134,6 +134,7 @@ fn refused(calls: Calls) -> Vec<Entry> {
         refuse!(SYS_umount2, "uncovers what is masked"),
         refuse!(SYS_move_mount, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_open_tree, "changes what paths mean"),
+        newer(OPEN_TREE_ATTR, "open_tree_attr", "changes what paths mean"),
         refuse!(SYS_fsopen, "changes what paths mean").besides(Besides::Kernel),
         refuse!(SYS_fsconfig, "changes what paths mean"),
         refuse!(SYS_fsmount, "changes what paths mean").besides(Besides::Kernel),
@@ -218,21 +219,21 @@ fn refused_modes() -> Vec<Entry> {
         refuse!(SYS_setxattr, WHY),
         refuse!(SYS_lsetxattr, WHY),
         refuse!(SYS_fsetxattr, WHY),
-        Entry {
-            call: SETXATTRAT,
-            name: "setxattrat",
-            when: When::Always,
-            why: WHY,
-            besides: Besides::Nothing,
-        },
+        newer(SETXATTRAT, "setxattrat", WHY),
     ];
     #[cfg(target_arch = "x86_64")]
     table.extend([refuse!(SYS_chmod, WHY), refuse!(SYS_symlink, LINKS)]);
     table
 }
 
-/// Of Linux 6.13, on every architecture.
+// The same numbers on every architecture: of Linux 6.13, and of 6.15.
 const SETXATTRAT: libc::c_long = 463;
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
+/// Refuses a call that the libc crate does not know.
+fn newer(call: libc::c_long, name: &'static str, why: &'static str) -> Entry {
+    Entry { call, name, when: When::Always, why, besides: Besides::Nothing }
+}
 
 fn refused_sockets(calls: Calls) -> Vec<Entry> {
     let mut table = Vec::new();
