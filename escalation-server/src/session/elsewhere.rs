@@ -121,7 +121,7 @@ pub(super) async fn order<'a>(
     // The kernel mostly wakes a process where the one runs that woke it. There the spawner would wait until this one
     // sleeps, and the command with it, which needs what follows here only later.
     std::thread::yield_now();
-    let inherited = inherited(handles.pid).map_err(|error| format!("read what it inherits: {error}"))?;
+    let inherited = inherited(handles).map_err(|error| format!("read what it inherits: {error}"))?;
     Ok(Ordered { listed, command, go, inherited, starting, told, room: rerun.keep_room() })
 }
 
@@ -129,13 +129,14 @@ pub(super) async fn order<'a>(
 /// changes it meanwhile changes its own.
 ///
 /// # Errors
-/// If it is gone.
-fn inherited(waiter: i32) -> std::io::Result<Inherited> {
-    let limits = process::limits(waiter)?;
-    Ok(Inherited {
-        limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(),
-        nice: process::nice(waiter),
-    })
+/// If it has ended. Its number may have been another's then.
+fn inherited(waiter: &Handles) -> std::io::Result<Inherited> {
+    let limits = process::limits(waiter.pid)?;
+    let nice = process::nice(waiter.pid);
+    if process::pidfd_ended(&waiter.peer) {
+        return Err(ErrorKind::NotFound.into());
+    }
+    Ok(Inherited { limits: limits.iter().map(|limit| (limit.rlim_cur, limit.rlim_max)).collect(), nice })
 }
 
 /// Runs what was ordered, to its end. What is returned says what its waiter is still to be told.

@@ -134,6 +134,13 @@ pub(crate) fn pidfd_exit_status(pidfd: impl AsFd) -> Option<i32> {
     pidfd_info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code)
 }
 
+/// Whether a process has ended, reaped or not: a pidfd can be read then (pidfd_open(2)).
+pub(crate) fn pidfd_ended(pidfd: impl AsFd) -> bool {
+    let mut polled = libc::pollfd { fd: pidfd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut polled, 1, 0) != 0 }
+}
+
 /// The parent of a process, from its pidfd (Linux 6.13).
 pub(crate) fn pidfd_parent(pidfd: impl AsFd) -> Option<i32> {
     const PIDFD_INFO_PID: u64 = 1;
