@@ -62,3 +62,24 @@ fn postern_env_says_what_arrives_and_why() {
         );
     });
 }
+
+#[test]
+fn here_documents_have_a_place_in_every_sandbox() {
+    for_each_user(|world| {
+        let config =
+            world.write("c.toml", "[permissions.t.filesystem]\n':root' = 'read'\n':tmpdir' = 'write'\n");
+        let config = config.to_str().unwrap();
+        let script = "print ${TMPPREFIX/#$TMPDIR/own}; cat << E; cat <<< two; cat =(print three)\none\nE\n";
+        for (arguments, place) in [
+            (["--sandbox", "workspace-write"].as_slice(), "/tmp/zsh"),
+            (&["--sandbox", "read-only"], "/dev/shm/zsh"),
+            (&["--config", config, "--profile", "t"], "own/zsh"),
+        ] {
+            let output = finish(world.postern().args(arguments).args(["--", "-fc", script]));
+            assert_eq!(stdout(&output), format!("{place}\none\ntwo\nthree"), "{}", text(&output.stderr));
+        }
+        let mut command = world.postern();
+        command.env("TMPPREFIX", "/said").args(["--sandbox", "read-only", "--", "-fc", "print $TMPPREFIX"]);
+        assert_eq!(stdout(&finish(&mut command)), "/said");
+    });
+}

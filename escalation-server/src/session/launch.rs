@@ -465,9 +465,10 @@ pub(crate) fn launch(
     };
     let (ignored, blocked) = own_signals().map_err(io_error("read this process's signals"))?;
     let mut env = given.clone();
-    if prepared.plan.is_some() {
+    if let Some(plan) = &prepared.plan {
         env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
         env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
+        env.extend(temporary_prefix(plan, &prepared.tmpdir, &given));
     }
     env.push(Bytes(format!("{}={GATE}", postern_shim::SOCKET_VARIABLE).into_bytes()));
     let stance = prepared.stance();
@@ -535,6 +536,20 @@ pub(crate) fn launch(
         process::exit_now(0)
     }
     Ok(Running { spawner: front_spawner, server: front_server })
+}
+
+/// Where zsh is to put its here documents, unless the caller says that or it can where it does by itself.
+fn temporary_prefix(plan: &Plan, tmpdir: &Path, given: &[Bytes]) -> Option<Bytes> {
+    let writes = |path: &Path| plan.profile.access(path) == Some(Access::Write);
+    let said = given.iter().any(|variable| variable.as_slice().starts_with(b"TMPPREFIX="));
+    let directory = match () {
+        () if said || writes(Path::new("/tmp")) => return None,
+        () if writes(tmpdir) => tmpdir,
+        () if plan.is_alone() => return None,
+        // Each sandbox has one of its own, whatever its profile says.
+        () => Path::new("/dev/shm"),
+    };
+    Some(Bytes([b"TMPPREFIX=", directory.as_os_str().as_bytes(), b"/zsh"].concat()))
 }
 
 /// The caller's environment, but for what sessions say to themselves.
