@@ -87,6 +87,19 @@ pub(crate) fn send(fd: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 ///
 /// The room is not written before: after a fork each page of it would be a copy.
 pub(crate) fn receive(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Message> {
+    let first = receive_once(&fd, buffer)?;
+    if !buffer.is_empty() || !first.fds.is_empty() {
+        return Ok(first);
+    }
+    // The kernel looks whether something came and then whether the other end was closed: where both happened in
+    // between, it says so, and what came is still there.
+    receive_once(&fd, buffer).or_else(|_| {
+        buffer.clear();
+        Ok(first)
+    })
+}
+
+fn receive_once(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Message> {
     buffer.clear();
     let mut control = Control([0; 1088]);
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.capacity() };
@@ -301,3 +314,30 @@ pub(crate) fn is_sealed(fd: impl AsFd) -> bool {
 
 const ALL_SEALS: libc::c_int =
     libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_with_the_end_is_not_taken_for_it() {
+        let (there, here) = std::sync::mpsc::channel();
+        let (to, from) = std::sync::mpsc::channel::<OwnedFd>();
+        let sender = std::thread::spawn(move || {
+            for end in from {
+                there.send(()).unwrap();
+                send(&end, b"last", &[]).unwrap();
+            }
+        });
+        let mut buffer = Vec::with_capacity(16);
+        for _ in 0..20_000 {
+            let (ours, theirs) = pair().unwrap();
+            to.send(theirs).unwrap();
+            here.recv().unwrap();
+            while receive(&ours, &mut buffer).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {}
+            assert_eq!(buffer, b"last");
+        }
+        drop(to);
+        sender.join().unwrap();
+    }
+}
