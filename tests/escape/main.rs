@@ -20,6 +20,7 @@ mod hard_links;
 mod io_uring;
 mod leftovers;
 mod metadata;
+mod mounts;
 mod namespaces;
 mod nodes;
 mod planted;

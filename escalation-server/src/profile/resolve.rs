@@ -366,11 +366,20 @@ impl Reach {
     }
 
     /// With what one more profile may write.
-    pub(crate) fn and(mut self, profile: &Resolved) -> Self {
-        let new = Self::of([profile]).roots.into_iter().filter(|root| !self.roots.contains(root));
-        let new: Vec<_> = new.collect();
+    pub(crate) fn and(self, profile: &Resolved) -> Self {
+        self.and_roots(Self::of([profile]).roots)
+    }
+
+    /// With more places that a sandbox may write.
+    pub(crate) fn and_roots(mut self, roots: Vec<PathBuf>) -> Self {
+        let new: Vec<_> = roots.into_iter().filter(|root| !self.roots.contains(root)).collect();
         self.roots.extend(new);
         self
+    }
+
+    /// The places that a sandbox may write.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().map(PathBuf::as_path)
     }
 
     /// Whether a sandboxed process could change what a path leads to: by writing it, or by

@@ -21,7 +21,7 @@ use super::signals::leave_group;
 use super::spawner::Profiles;
 use super::tree::has_children;
 use crate::profile::Resolved;
-use crate::sandbox::{Calls, Confinement, Facts, Placeholder, Plan, Premade, plan};
+use crate::sandbox::{Calls, Confinement, Facts, Mounts, Placeholder, Plan, Premade, plan};
 use crate::sys::process::{self, Fork, Limits};
 
 /// How long a zygote may take to make a copy. One that was stopped from outside would take for ever.
@@ -60,6 +60,8 @@ pub(super) struct Standbys {
     /// What sandboxes without the network share, once there is one.
     shared: Option<Premade>,
     ready: HashMap<Target, Standby>,
+    /// What is mounted, once anybody needs to know.
+    mounts: RefCell<Option<Mounts>>,
     /// Kinds to be made again, as the last one was. Whoever takes one looks whether that still holds.
     used: Vec<(Target, Option<Purpose>)>,
     /// Since when the first of these is.
@@ -78,6 +80,7 @@ impl Standbys {
             confinements: RefCell::default(),
             shared: None,
             ready: HashMap::new(),
+            mounts: RefCell::default(),
             used: Vec::new(),
             wanted: None,
         })
@@ -239,7 +242,13 @@ impl Standbys {
     fn purpose(&self, target: &Target, approval: &str) -> Result<Option<Purpose>, String> {
         let Target::Profile(name) = target else { return Ok(None) };
         let Some(profile) = self.restricted(name)? else { return Ok(None) };
-        let facts = Facts::gather(profile, &self.profiles.own, &self.profiles.abilities)
+        let mut known = self.mounts.borrow_mut();
+        let mounts = match known.take() {
+            Some(mut mounts) => mounts.refresh().map(|()| mounts),
+            None => Mounts::now(),
+        };
+        let mounts = known.insert(mounts.map_err(|error| format!("look what is mounted: {error}"))?);
+        let facts = Facts::gather_among(mounts, profile, &self.profiles.own, &self.profiles.abilities)
             .map_err(|error| error.to_string())?;
         Ok(Some(Purpose { target: target.clone(), approval: approval.to_owned(), facts }))
     }

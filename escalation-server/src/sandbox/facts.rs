@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alone::{Weakness, leaves, weaknesses};
 use super::globs::expand;
+use super::mounted::Mounts;
 use super::placeholder::Leases;
 use super::probe::{Abilities, Namespaces};
 use crate::profile::{Access, Resolved, packed};
@@ -54,6 +55,11 @@ pub(crate) enum Refusal {
          it by what it leads to, or start elsewhere"
     )]
     ProtectedLink(PathBuf),
+    #[error(
+        "{0} and {1} are the same place, mounted twice, where what is missing cannot be kept from being made at both: \
+         let the profile write one of them"
+    )]
+    Twice(PathBuf, PathBuf),
     #[error("cannot look at {path}: {error}")]
     Look { path: PathBuf, error: io::Error },
     #[error("the pattern {pattern}: {what}")]
@@ -115,6 +121,20 @@ impl Facts {
     /// # Errors
     /// Any [`Refusal`] but those of a kernel that suffices for no sandbox.
     pub(crate) fn gather(profile: &Resolved, own: &Own, abilities: &Abilities) -> Result<Self, Refusal> {
+        let mountinfo = |error| Refusal::Look { path: "/proc/self/mountinfo".into(), error };
+        Self::gather_among(&Mounts::now().map_err(mountinfo)?, profile, own, abilities)
+    }
+
+    /// The same by one who knows what is mounted.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub(crate) fn gather_among(
+        mounts: &Mounts,
+        profile: &Resolved,
+        own: &Own,
+        abilities: &Abilities,
+    ) -> Result<Self, Refusal> {
         if let Namespaces::None(obstacle) = abilities.namespaces {
             let mut missing = weaknesses(profile, own, abilities.landlock_abi);
             missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
@@ -164,16 +184,28 @@ impl Facts {
         }
         // A profile that has an entry of its own for such a path means what it says. And protection
         // takes, it never gives: the sandbox itself may have written where a `.git` file points.
+        let others: Vec<_> = protected.iter().flat_map(|path| mounts.others(path)).collect();
+        protected.extend(others);
+        protected.extend(profile.writable_roots().flat_map(|root| mounts.twice_below(root)));
         let meant = |path: &PathBuf| profile.entries.iter().any(|(entry, _)| entry == path);
         protected.retain(|path| !meant(path) && profile.access(path) == Some(Access::Write));
         absent.retain(|path| !meant(path) || profile.access(path) != Some(Access::Write));
         absent.sort_unstable();
         absent.dedup();
+        for path in &absent {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let others = mounts.others(parent).into_iter().map(|other| other.join(name));
+            if let Some(other) = others.into_iter().find(|other| absent.contains(other)) {
+                return Err(Refusal::Twice(path.clone(), other));
+            }
+        }
         drop(no_other);
-        let denied = denied(profile, &entries)?;
+        let denied = denied(profile, &entries, mounts)?;
         // Nothing of what is denied as a whole has to be protected by itself.
         protected.retain(|path| profile.access(path).is_some());
-        let hidden: Vec<_> = own.hidden.iter().filter(|path| looks.is_directory(path)).cloned().collect();
+        let mut hidden: Vec<_> = own.hidden.iter().filter(|path| looks.is_directory(path)).cloned().collect();
+        let others: Vec<_> = hidden.iter().flat_map(|path| mounts.others(path)).collect();
+        hidden.extend(others);
         let readable = match abilities.namespaces {
             Namespaces::None(_) => leaves(profile, &denied, &hidden)?,
             _ => Vec::new(),
@@ -232,10 +264,16 @@ fn devices() -> Vec<&'static str> {
 }
 
 /// What exists of what a profile denies. What no entry gives in the first place needs no mask.
-fn denied(profile: &Resolved, existing: &[(PathBuf, Access)]) -> Result<Vec<PathBuf>, Refusal> {
+fn denied(
+    profile: &Resolved,
+    existing: &[(PathBuf, Access)],
+    mounts: &Mounts,
+) -> Result<Vec<PathBuf>, Refusal> {
     let named = existing.iter().filter(|(path, access)| *access == Access::None && path != Path::new("/"));
     let mut denied: Vec<PathBuf> = named.map(|(path, _)| path.clone()).collect();
     denied.extend(expand(&profile.denied, profile.glob_depth)?);
+    let others: Vec<_> = denied.iter().flat_map(|path| mounts.others(path)).collect();
+    denied.extend(others);
     denied.sort_unstable();
     denied.dedup();
     // Below something that is denied nothing has to be, unless it is open in between.

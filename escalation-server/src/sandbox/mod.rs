@@ -18,7 +18,7 @@ pub(crate) use apply::{
 };
 pub(crate) use facts::{Facts, Own, Refusal, worktree};
 pub(crate) use globs::{check_pattern, matches};
-pub(crate) use mounted::elsewhere;
+pub(crate) use mounted::{Mounts, by_every_path, elsewhere};
 pub(crate) use placeholder::{Leases, Placeholder};
 pub(crate) use plan::{Plan, plan};
 pub(crate) use probe::{Abilities, Namespaces};

@@ -27,7 +27,7 @@ use crate::flow::text::printable;
 use crate::flow::{ContextId, Execution, Request};
 use crate::policy::{Cause, Requested, Stance};
 use crate::profile::{Access, Base, Entry, Place, Profile, Reach, Resolved, from_json};
-use crate::sandbox::{Abilities, Facts, Own};
+use crate::sandbox::{Abilities, Facts, Own, by_every_path};
 
 /// Profiles by name.
 pub(super) type Named = BTreeMap<String, Rc<Resolved>>;
@@ -93,6 +93,11 @@ impl Grants {
     /// What the turn and every profile that may be in use can write.
     pub(super) fn reach(&self) -> Rc<Reach> {
         Rc::clone(&self.reach.borrow())
+    }
+
+    /// The same with one more profile.
+    fn reach_with(&self, profile: &Resolved) -> Reach {
+        by_every_path(Reach::clone(&self.reach()).and(profile))
     }
 
     pub(super) fn profile(&self, name: &str) -> Option<Rc<Resolved>> {
@@ -161,7 +166,7 @@ impl Grants {
             return Err(format!("{} {what}", shown(&path)));
         }
         Facts::gather(&resolved, own, abilities).map_err(|error| text(&error))?;
-        let reach = Reach::clone(&self.reach()).and(&resolved);
+        let reach = self.reach_with(&resolved);
         let all: Vec<&Resolved> = known.values().map(Rc::as_ref).chain([&*self.turn, &resolved]).collect();
         self.grounds.hold(&reach, &all, &[&resolved]).map_err(|error| text(&error))?;
         let resolved = Rc::new(resolved);
@@ -283,9 +288,7 @@ impl Session {
         let profile = self.grants.profile(name).ok_or_else(|| format!("there is no profile {name}"))?;
         self.link.define(&profile).await.map_err(|error| format!("name a profile: {error}"))?;
         let began = std::time::Instant::now();
-        while Reach::clone(&self.grants.reach()).and(&profile) != *self.grants.reach()
-            && self.grants.starting.get() > 0
-        {
+        while self.grants.reach_with(&profile) != *self.grants.reach() && self.grants.starting.get() > 0 {
             if began.elapsed() > LONGEST {
                 return Err("other commands are being started; try again".to_owned());
             }
@@ -296,7 +299,7 @@ impl Session {
             return Err("sandboxes came to reach more meanwhile; try again".to_owned());
         }
         let before = self.grants.reach();
-        let reach = Reach::clone(&before).and(&profile);
+        let reach = self.grants.reach_with(&profile);
         if reach != *before {
             // What it goes by as it runs nobody knows: files that it reads, programs that it starts.
             if let Some(command) = self.live.borrow().values().find(|command| command.wider) {

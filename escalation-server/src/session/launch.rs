@@ -22,7 +22,7 @@ use crate::flow::Execution;
 use crate::policy::Stance;
 use crate::profile::{self, Access, Bases, Reach, Resolved};
 use crate::runner::{Begin, Channel, Cwd, NewSpawner, Profiles, ShellStart};
-use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, plan, worktree};
+use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, by_every_path, plan, worktree};
 use crate::sys::process::{self, Fork};
 
 /// The number of the request socket in the confined shell: out of the way of scripts, which use
@@ -388,7 +388,7 @@ fn reach(config: &Config, turn: &Resolved, named: &Named) -> Reach {
         return Reach::default();
     }
     let profiles = granted(config).filter_map(|name| named.get(name)).map(Rc::as_ref);
-    Reach::of(profiles.chain([turn]))
+    by_every_path(Reach::of(profiles.chain([turn])))
 }
 
 /// Whether this user can execute a file.
