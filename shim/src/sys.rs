@@ -156,6 +156,12 @@ pub(crate) fn send(fd: c_int, data: &[u8], fds: &[c_int]) -> Result<(), Errno> {
     }
 }
 
+/// Sends nothing more: the other end sees the end, and may still answer (shutdown(2)).
+pub(crate) fn finish(fd: &Fd) {
+    // SAFETY: takes numbers.
+    unsafe { libc::shutdown(fd.raw(), libc::SHUT_WR) };
+}
+
 /// Receives one message into `buffer`; 0 is the end. `wait` false gives `EAGAIN` if none is there.
 pub(crate) fn receive(fd: c_int, buffer: &mut [u8], wait: bool) -> Result<usize, Errno> {
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };

@@ -12,9 +12,8 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     // From here on every signal is either the command's or a reason to end.
     let Ok(signals) = Blocked::new() else { gone() };
     let Ok(listener) = signals.listen() else { gone() };
-    // If the other side has given up, its answer says why.
     let own = Own { blocked: signals.before(), ignored: sys::ignored(), umask: sys::umask() };
-    let _answered = hand_over(connection, gate, own);
+    hand_over(connection, gate, own);
     let mut stop = 0;
     // A continue that was passed on and not answered yet, and a stop that came meanwhile: whether the
     // continue came after that stop, the answer says.
@@ -77,7 +76,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
             // A second time, from the beginning.
             Some(Answer::Escalate) => {
                 (stop, continuing, held, early, idle) = (0, false, None, Some(0), false);
-                let _answered = hand_over(connection, gate, own);
+                hand_over(connection, gate, own);
             }
             Some(Answer::Exited { code }) => sys::exit(code),
             Some(Answer::Signaled { signal }) => {
@@ -125,8 +124,16 @@ struct Own {
     umask: u32,
 }
 
+/// Hands over what an exec would have kept. Where that cannot be, nothing more comes, for which the other side would
+/// wait: its answer says so, or why it has given up.
+fn hand_over(connection: &Fd, gate: c_int, own: Own) {
+    if send_descriptors(connection, gate, own).is_none() {
+        sys::finish(connection);
+    }
+}
+
 /// Sends every descriptor that an exec would have kept, in chunks.
-fn hand_over(connection: &Fd, gate: c_int, own: Own) -> Option<()> {
+fn send_descriptors(connection: &Fd, gate: c_int, own: Own) -> Option<()> {
     const CHUNK: usize = 200;
     let mut fds = [0; CHUNK];
     let mut count = 0;

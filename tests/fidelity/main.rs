@@ -319,3 +319,25 @@ fn descriptors_of_any_number_come_along() {
         }
     });
 }
+
+#[test]
+fn descriptors_that_cannot_be_handed_over_keep_nobody_waiting() {
+    for_each_user(|world| {
+        // More than may be on their way at once (unix(7), ETOOMANYREFS): in two parts.
+        let code = format!(
+            "import os, resource\nf = os.open('/dev/null', os.O_RDONLY)\n\
+             for n in range(20, 256): os.dup2(f, n, True)\n\
+             resource.setrlimit(resource.RLIMIT_NOFILE, (20, 1000))\n\
+             os.execv('{}', ['zsh', '-fc', 'echo ran | cat; echo ran'])\n",
+            postern_tests::prefix().join("libexec/postern/zsh").display()
+        );
+        let fill = world.write("fill.py", code);
+        let output = world.session(
+            "prefix_rule(['cat'], execution = 'unsandboxed')",
+            &format!("python3 {}", fill.display()),
+        );
+        assert_eq!(stdout(&output), "ran");
+        let said = text(&output.stderr);
+        assert!(said.contains("its descriptors cannot be handed over"), "{said}");
+    });
+}

@@ -29,6 +29,10 @@ pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)
             return Err(Stop::Failed("the descriptors take too long".to_owned()));
         }
         let message = socket::receive(connection, &mut buffer).map_err(failed("receive descriptors"))?;
+        if buffer.is_empty() && message.fds.is_empty() {
+            let what = "its descriptors cannot be handed over: too many are on their way (ETOOMANYREFS), or /proc is not to be had";
+            return Err(Stop::Failed(what.to_owned()));
+        }
         let part: Handover = wire::decode(Kind::Handover, &buffer).map_err(failed("descriptors"))?;
         let idle = part.numbers.is_empty() && !part.last;
         if idle || message.truncated || part.numbers.len() != message.fds.len() {
