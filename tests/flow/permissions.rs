@@ -75,3 +75,41 @@ fn what_a_request_would_add_can_be_seen() {
         assert!(said.starts_with("write  /srv/x"), "{said}");
     });
 }
+
+#[test]
+fn explain_knows_what_is_covered_and_what_is_the_sandboxs_own() {
+    for_each_user(|world| {
+        let state = world.root.join("state/postern/journal");
+        for (path, access, why) in [
+            (state.to_str().unwrap(), "none", "is Postern's own"),
+            ("/dev/null", "write", "a /dev of its own"),
+            ("/dev/shm/x", "write", "a /dev of its own"),
+            ("/dev/mem", "none", "a /dev of its own"),
+            ("/proc/1/environ", "read", "a /proc, of its processes, of its own"),
+            ("missing/../../x", "none", "through a directory that does not exist"),
+            (".git/hooks", "read", "(protected)"),
+        ] {
+            // The state directory is made by the first session.
+            let _started = finish(world.postern().args(["--", "-fc", "true"]));
+            let output = finish(world.postern().args(["sandbox", "explain", "--path", path]));
+            let said = stdout(&output);
+            assert!(said.starts_with(&format!("{access}  /")) && said.contains(why), "{said}");
+        }
+    });
+}
+
+#[test]
+fn what_a_profile_gives_in_vain_is_said() {
+    for_each_user(|world| {
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n':project_rots' = 'write'\n'~/none/there' = 'write'\n",
+        );
+        let config = config.to_str().unwrap();
+        let output = finish(world.postern().args(["--config", config, "--", "-fc", "print started"]));
+        assert_eq!(stdout(&output), "started");
+        assert!(text(&output.stderr).contains("`:project_rots` is not known"), "{}", text(&output.stderr));
+        let notes = world.records()[0]["notes"].to_string();
+        assert!(notes.contains("none/there does not exist: nothing is given there"), "{notes}");
+    });
+}

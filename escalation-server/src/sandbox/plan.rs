@@ -83,6 +83,24 @@ impl Plan {
         self.mounts.iter().filter_map(covered).collect()
     }
 
+    /// What is masked, whatever an entry says.
+    pub(crate) fn masked(&self) -> impl Iterator<Item = &Path> {
+        self.mounts.iter().filter_map(|mount| match mount {
+            Mount::Mask(path, _) => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
+    /// What can be used in a sandbox's own `/dev`.
+    pub(crate) fn devices(&self) -> Vec<PathBuf> {
+        let names = self.mounts.iter().filter_map(|mount| match mount {
+            Mount::Devices(names) => Some(names),
+            _ => None,
+        });
+        let names = names.flatten().map(String::as_str).chain(["pts", "shm"]);
+        names.map(|name| Path::new("/dev").join(name)).collect()
+    }
+
     /// Every step, for people: headings with lines below.
     pub(crate) fn describe(&self) -> Vec<(String, Vec<String>)> {
         let access = |access: Access| if access == Access::Write { "write" } else { "read" };

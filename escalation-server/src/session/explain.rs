@@ -23,6 +23,10 @@ pub(crate) struct Explanation {
     pub(crate) steps: Vec<(String, Vec<String>)>,
     pub(crate) notes: Vec<String>,
     resolved: Resolved,
+    /// What covers paths, whatever their entries say.
+    masked: Vec<PathBuf>,
+    /// What can be used in `/dev`, where that and `/proc` are the sandbox's own.
+    devices: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Clone)]
@@ -114,6 +118,8 @@ fn explain_prepared(prepared: &Prepared, name: Option<&str>) -> Result<Explanati
         patterns: resolved.denied.clone(),
         steps: planned.as_ref().map(crate::sandbox::Plan::describe).unwrap_or_default(),
         notes: prepared.notes.clone(),
+        masked: planned.iter().flat_map(crate::sandbox::Plan::masked).map(Path::to_path_buf).collect(),
+        devices: planned.as_ref().filter(|plan| !plan.is_alone()).map(crate::sandbox::Plan::devices),
         resolved,
     })
 }
@@ -161,6 +167,10 @@ impl Explanation {
     /// What it gives at a path, and which entry decides.
     pub(crate) fn at(&self, path: &Path) -> Verdict {
         let path = real(&std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()));
+        if path.components().any(|part| part == std::path::Component::ParentDir) {
+            let why = "it leads through a directory that does not exist".to_owned();
+            return Verdict { path, access: None, why };
+        }
         if self.resolved.unrestricted {
             let why = "the profile restricts nothing".to_owned();
             return Verdict { path, access: Some(Access::Write), why };
@@ -168,6 +178,22 @@ impl Explanation {
         let reopened = |above: &Path| {
             self.resolved.deciding(&path).is_some_and(|(entry, _)| entry.starts_with(above) && entry != above)
         };
+        if let Some(devices) = &self.devices {
+            let one = devices.iter().any(|device| path.starts_with(device));
+            let own = |place: &str| format!("the sandbox has a {place} of its own");
+            match path {
+                _ if one => return Verdict { path, access: Some(Access::Write), why: own("/dev") },
+                _ if path.starts_with("/dev") => return Verdict { path, access: None, why: own("/dev") },
+                _ if path.starts_with("/proc") => {
+                    return Verdict {
+                        path,
+                        access: Some(Access::Read),
+                        why: own("/proc, of its processes,"),
+                    };
+                }
+                _ => {}
+            }
+        }
         let denies = |above: &&Path| self.patterns.iter().any(|pattern| matches(pattern, above));
         if let Some(above) = path.ancestors().find(denies).filter(|above| !reopened(above)) {
             let pattern = self.patterns.iter().find(|pattern| matches(pattern, above));
@@ -176,6 +202,11 @@ impl Explanation {
                 pattern.map(ToString::to_string).unwrap_or_default(),
                 above.display()
             );
+            return Verdict { path, access: None, why };
+        }
+        let gives = self.resolved.access(&path).is_some();
+        if let Some(at) = self.masked.iter().find(|at| path.starts_with(at) && gives && !reopened(at)) {
+            let why = format!("{} is Postern's own, or denied by another path of it", at.display());
             return Verdict { path, access: None, why };
         }
         let Some((at, access)) = self.resolved.deciding(&path) else {

@@ -20,7 +20,7 @@ use super::held::{self, HeldSkills};
 use super::server::{self, Setup};
 use crate::flow::Execution;
 use crate::policy::Stance;
-use crate::profile::{self, Access, Bases, Reach, Resolved};
+use crate::profile::{self, Access, Bases, Place, Reach, Resolved};
 use crate::runner::{Begin, Channel, Cwd, NewSpawner, Profiles, ShellStart};
 use crate::sandbox::{Abilities, Facts, Leases, Own, Plan, Refusal, by_every_path, plan, worktree};
 use crate::sys::process::{self, Fork};
@@ -155,10 +155,31 @@ pub(crate) fn prepare(options: &Options) -> Result<Prepared, LaunchError> {
     let temporary = temporary.canonicalize().map_err(io_error("find the temporary directory"))?;
     let tmpdir = temporary.join(format!("postern-{id}"));
     let mut notes: Vec<String> = config.notes.iter().chain(&config.said).cloned().collect();
+    let unknown = config.turn.filesystem.iter().flatten().filter_map(|entry| match &entry.place {
+        Place::Unknown(token) => Some(token),
+        _ => None,
+    });
+    let name = &config.turn.name;
+    config
+        .said
+        .extend(unknown.map(|token| {
+            format!("profile {name}: `{token}` is not known to this version and gives nothing")
+        }));
     let real = real_once();
     let bases = bases(&cwd, &options.add_dirs, &tmpdir, &directories, &real, &mut notes)?;
     let grounds = Grounds::new(&config, &directories, &bases, &real)?;
     let mut turn = grounds.turn(&real)?;
+    let given = turn
+        .entries
+        .iter()
+        .filter(|(path, access)| *access == Access::Write && path.symlink_metadata().is_err());
+    // That one is made below.
+    notes.extend(given.filter(|(path, _)| *path != tmpdir).map(|(path, _)| {
+        format!(
+            "{} does not exist: nothing is given there, make it before the session starts",
+            path.display()
+        )
+    }));
     let mut named = config
         .named
         .values()
