@@ -165,11 +165,14 @@ pub(crate) fn finish(fd: &Fd) {
 /// Receives one message into `buffer`; 0 is the end. `wait` false gives `EAGAIN` if none is there.
 pub(crate) fn receive(fd: c_int, buffer: &mut [u8], wait: bool) -> Result<usize, Errno> {
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
-    let mut reset = false;
+    let (mut reset, mut ended) = (false, false);
     loop {
         // SAFETY: the buffer is as long as stated.
         let got = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast::<c_void>(), buffer.len(), flags) };
         match check(got as c_int) {
+            // The kernel looks whether something came and then whether the other end was closed: where both happened
+            // in between, it says so, and what came is still there.
+            Ok(0) if !ended => ended = true,
             Ok(got) => return Ok(got as usize),
             Err(libc::EINTR) => {}
             // The peer closed without reading our last notice. Reported once, before what it had
@@ -192,9 +195,6 @@ pub(crate) fn receive_soon(fd: c_int, buffer: &mut [u8]) -> Result<usize, Errno>
     loop {
         match receive(fd, buffer, false) {
             Err(libc::EAGAIN) => {}
-            // The kernel looks whether something came and then whether the other end was closed: where both happened
-            // in between, it says so, and what came is still there.
-            Ok(0) => return receive(fd, buffer, true),
             received => return received,
         }
         // SAFETY: takes nothing.

@@ -6,6 +6,8 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::socket::check;
 
 /// Which side of a fork this is.
@@ -134,11 +136,10 @@ pub(crate) fn pidfd_exit_status(pidfd: impl AsFd) -> Option<i32> {
     pidfd_info(pidfd, PIDFD_INFO_EXIT).map(|info| info.exit_code)
 }
 
-/// Whether a process has ended, reaped or not: a pidfd can be read then (pidfd_open(2)).
+/// Whether a process has ended, reaped or not: a pidfd can be read then (pidfd_open(2)). So it is taken for where
+/// that cannot be seen.
 pub(crate) fn pidfd_ended(pidfd: impl AsFd) -> bool {
-    let mut polled = libc::pollfd { fd: pidfd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd.
-    unsafe { libc::poll(&raw mut polled, 1, 0) != 0 }
+    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
 /// The parent of a process, from its pidfd (Linux 6.13).

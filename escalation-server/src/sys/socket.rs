@@ -330,7 +330,7 @@ mod tests {
             }
         });
         let mut buffer = Vec::with_capacity(16);
-        for _ in 0..20_000 {
+        for _ in 0..100_000 {
             let (ours, theirs) = pair().unwrap();
             to.send(theirs).unwrap();
             here.recv().unwrap();
