@@ -12,7 +12,7 @@ pub(crate) fn wait(connection: &Fd, gate: c_int) -> Verdict {
     // From here on every signal is either the command's or a reason to end.
     let Ok(signals) = Blocked::new() else { gone() };
     let Ok(listener) = signals.listen() else { gone() };
-    let own = Own { blocked: signals.before(), ignored: sys::ignored(), umask: sys::umask() };
+    let own = Attributes { blocked: signals.before(), ignored: sys::ignored(), umask: sys::umask() };
     hand_over(connection, gate, own);
     let mut stop = 0;
     // A continue that was passed on and not answered yet, and a stop that came meanwhile: whether the
@@ -118,7 +118,7 @@ fn notify(connection: &Fd, signal: c_int, from_outside: bool, stop: u32) {
 
 /// What an exec would have kept of this process's own: see [`wire::Handover`].
 #[derive(Clone, Copy)]
-struct Own {
+struct Attributes {
     blocked: u64,
     ignored: u64,
     umask: u32,
@@ -126,14 +126,14 @@ struct Own {
 
 /// Hands over what an exec would have kept. Where that cannot be, nothing more comes, for which the other side would
 /// wait: its answer says so, or why it has given up.
-fn hand_over(connection: &Fd, gate: c_int, own: Own) {
+fn hand_over(connection: &Fd, gate: c_int, own: Attributes) {
     if send_descriptors(connection, gate, own).is_none() {
         sys::finish(connection);
     }
 }
 
 /// Sends every descriptor that an exec would have kept, in chunks.
-fn send_descriptors(connection: &Fd, gate: c_int, own: Own) -> Option<()> {
+fn send_descriptors(connection: &Fd, gate: c_int, own: Attributes) -> Option<()> {
     const CHUNK: usize = 200;
     let mut fds = [0; CHUNK];
     let mut count = 0;
@@ -168,7 +168,7 @@ fn send_chunk(connection: &Fd, part: &Numbers<'_>) -> Option<()> {
 /// Encodes as [`wire::Handover`], without its heap.
 struct Numbers<'a> {
     last: bool,
-    own: Own,
+    own: Attributes,
     fds: &'a [c_int],
 }
 

@@ -7,7 +7,7 @@ use postern_shim::wire::Bytes;
 
 use super::channel::Channel;
 use super::enter::{Place, Step, Stop, failed, readable, withdraw};
-use super::handover::{Own, kind_of, passes, receive_handover};
+use super::handover::{Attributes, kind_of, passes, receive_handover};
 use super::message::{Become, ChildReport, Cwd, Go, Image, Inherited};
 use crate::sys::process::{self, Limits};
 
@@ -103,7 +103,7 @@ fn make_ready(
     listener: Option<OwnedFd>,
     place: &Place<'_>,
     report: &mut Channel,
-) -> Step<(OwnedFd, Channel, Own, Ready)> {
+) -> Step<(OwnedFd, Channel, Attributes, Ready)> {
     let start = &order.start;
     if let Some(processors) = &order.processors {
         process::run_on(processors).map_err(failed("go back to all processors"))?;

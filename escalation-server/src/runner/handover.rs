@@ -12,7 +12,7 @@ use crate::sys::process::Change;
 use crate::sys::{process, socket};
 
 /// What a waiter says of itself, each of which it could set as it likes. See [`Handover`].
-pub(super) struct Own {
+pub(super) struct Attributes {
     pub(super) blocked: u64,
     pub(super) ignored: u64,
     pub(super) umask: u32,
@@ -20,7 +20,7 @@ pub(super) struct Own {
 
 /// The waiter's descriptors, read here so that the spawner never holds what is not its own, and what it says of
 /// itself.
-pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)>, Own)> {
+pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)>, Attributes)> {
     let mut handed = Vec::new();
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -47,7 +47,7 @@ pub(super) fn receive_handover(connection: &OwnedFd) -> Step<(Vec<(i32, OwnedFd)
         }
         if part.last {
             let Handover { blocked, ignored, umask, .. } = part;
-            return Ok((handed, Own { blocked, ignored, umask }));
+            return Ok((handed, Attributes { blocked, ignored, umask }));
         }
     }
 }
