@@ -117,7 +117,7 @@ pub(super) fn compute(
 
 /// Set by us or by every zsh for its commands.
 fn ours(name: &[u8]) -> bool {
-    matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR" | b"TMPPREFIX" | b"LOGNAME")
+    matches!(name, b"_" | b"SHLVL" | b"PWD" | b"OLDPWD" | b"TMPDIR" | b"LOGNAME")
         || name.starts_with(b"POSTERN_")
 }
 

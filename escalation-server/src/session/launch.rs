@@ -472,7 +472,11 @@ pub(crate) fn launch(
     let baseline = callers_environment();
     // Whoever has no sandbox is the user.
     let given = match &prepared.plan {
-        Some(_) => prepared.config.shell_environment.apply(&baseline),
+        Some(plan) => {
+            let given = prepared.config.shell_environment.apply(&baseline);
+            let prefix = temporary_prefix(plan, &prepared.tmpdir, &given);
+            given.into_iter().chain(prefix).collect()
+        }
         None => baseline.clone(),
     };
     let (gate_server, gate_inside) = crate::sys::socket::pair().map_err(io_error("create a socket"))?;
@@ -486,10 +490,9 @@ pub(crate) fn launch(
     };
     let (ignored, blocked) = own_signals().map_err(io_error("read this process's signals"))?;
     let mut env = given.clone();
-    if let Some(plan) = &prepared.plan {
+    if prepared.plan.is_some() {
         env.retain(|variable| !variable.as_slice().starts_with(b"TMPDIR="));
         env.push(Bytes([b"TMPDIR=", prepared.tmpdir.as_os_str().as_bytes()].concat()));
-        env.extend(temporary_prefix(plan, &prepared.tmpdir, &given));
     }
     env.push(Bytes(format!("{}={GATE}", postern_shim::SOCKET_VARIABLE).into_bytes()));
     let stance = prepared.stance();
@@ -563,13 +566,11 @@ pub(crate) fn launch(
 fn temporary_prefix(plan: &Plan, tmpdir: &Path, given: &[Bytes]) -> Option<Bytes> {
     let writes = |path: &Path| plan.profile.access(path) == Some(Access::Write);
     let said = given.iter().any(|variable| variable.as_slice().starts_with(b"TMPPREFIX="));
-    let directory = match () {
-        () if said || writes(Path::new("/tmp")) => return None,
-        () if writes(tmpdir) => tmpdir,
-        () if plan.is_alone() => return None,
-        // Each sandbox has one of its own, whatever its profile says.
-        () => Path::new("/dev/shm"),
-    };
+    if said || writes(Path::new("/tmp")) || !writes(tmpdir) && plan.is_alone() {
+        return None;
+    }
+    // The other one each sandbox has for itself, whatever its profile says.
+    let directory = if writes(tmpdir) { tmpdir } else { Path::new("/dev/shm") };
     Some(Bytes([b"TMPPREFIX=", directory.as_os_str().as_bytes(), b"/zsh"].concat()))
 }
 
