@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use postern_tests::{World, finish, for_each_user, stdout, text};
+use postern_tests::{User, World, finish, for_each_user, stdout, text};
 
 const CONFIG: &str = "profile = 'p'\n\
     [permissions.p.filesystem]\n\
@@ -241,5 +241,40 @@ fn rules_and_configuration_cannot_be_written_under_everything() {
         assert_eq!(std::fs::read(&config).unwrap(), before);
         assert_eq!(std::fs::read(&rules).unwrap(), b"prefix_rule(['sh'], execution = 'unsandboxed')\n");
         assert!(world.outside.join("other").exists(), "all else can be written");
+    });
+}
+
+#[test]
+fn a_mode_that_is_taken_away_for_a_while_hides_nothing() {
+    for_each_user(|world| {
+        // Root passes modes.
+        let User::Ordinary { .. } = world.user else { return };
+        std::fs::create_dir_all(world.workspace.join("dir/sub")).unwrap();
+        for name in ["ws/dir/sub/x.env", "ws/dir/sub/named"] {
+            world.write(name, "SECRET\n");
+        }
+        let config = world.write(
+            "c.toml",
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n[permissions.p.filesystem.':project_roots']\n\
+             '.' = 'write'\n'**/*.env' = 'none'\n'dir/sub/named' = 'none'\n",
+        );
+        let run =
+            |script: &str| finish(world.postern().arg("--config").arg(&config).args(["--", "-fc", script]));
+        assert_eq!(stdout(&run("chmod 0 dir; print closed")), "closed");
+        let output = run("chmod 755 dir; cat dir/sub/*; print started");
+        assert_eq!(stdout(&output), "", "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+        // The same for a protected name, while the project itself cannot be looked into.
+        let chmod = |mode: &str| world.plain("chmod", &[mode, &world.workspace.display().to_string()]);
+        chmod("755");
+        let rules = world.write("r.rules", "prefix_rule(['sh'], execution = 'git')\n");
+        let script = format!(
+            "cd /; chmod 0 {0}; sh -c 'sleep 0.3; echo x > {0}/.git/hooks/pre-commit' & sleep 0.1; chmod 755 {0}; wait",
+            world.workspace.display()
+        );
+        let output = finish(world.postern().arg("--rules").arg(&rules).args(["--", "-fc", &script]));
+        chmod("755");
+        assert!(!world.workspace.join(".git/hooks/pre-commit").exists(), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("cannot look at "), "{}", text(&output.stderr));
     });
 }

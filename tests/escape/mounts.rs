@@ -3,18 +3,15 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use postern_tests::{User, World, finish, for_each_user, prefix, stdout, text};
+use postern_tests::{User, World, finish, for_each_user, is_root, prefix, stdout, text};
 
-/// Runs a program of the world's user where these are mounted as well, in a mount namespace that goes with it.
-fn where_mounted(world: &World, binds: &[(&Path, &Path)], program: &[&str]) -> Output {
-    let mut script: String = binds
-        .iter()
-        .map(|(what, at)| format!("mount --bind {} {} && ", what.display(), at.display()))
-        .collect();
-    script += match world.user {
-        User::Ourselves => "exec \"$@\"",
-        User::Ordinary { .. } => "exec setpriv --reuid $U --regid $G --clear-groups \"$@\"",
+/// Runs a program of the world's user where a shell has mounted things, in a mount namespace that goes with it.
+fn mounted_by(world: &World, mounts: &str, program: &[&str]) -> Output {
+    let become_user = match world.user {
+        User::Ourselves => "",
+        User::Ordinary { .. } => "setpriv --reuid $U --regid $G --clear-groups",
     };
+    let script = format!("{mounts} && exec {become_user} \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script, "sh"]).args(program).env_clear();
     if let User::Ordinary { uid, gid } = world.user {
@@ -27,9 +24,19 @@ fn where_mounted(world: &World, binds: &[(&Path, &Path)], program: &[&str]) -> O
     finish(command.current_dir(&world.workspace))
 }
 
+/// The same with these mounts.
+fn where_mounted(world: &World, binds: &[(&Path, &Path)], program: &[&str]) -> Output {
+    let mounts: Vec<_> =
+        binds.iter().map(|(what, at)| format!("mount --bind {} {}", what.display(), at.display())).collect();
+    mounted_by(world, &mounts.join(" && "), program)
+}
+
 #[test]
 fn another_path_opens_nothing() {
     for_each_user(|world| {
+        if !is_root() {
+            return eprintln!("SKIPPED: only root mounts");
+        }
         let secret = world.write("outside/secret", "SECRET\n");
         let (everything, own, other) =
             (world.root.join("all"), world.workspace.join("lib"), world.outside.join("lib"));
@@ -88,6 +95,9 @@ fn another_path_opens_nothing() {
 #[test]
 fn what_can_be_written_by_another_path_is_not_trusted() {
     for_each_user(|world| {
+        if !is_root() {
+            return eprintln!("SKIPPED: only root mounts");
+        }
         let (own, other) = (world.workspace.join("lib"), world.outside.join("lib"));
         for path in [&own, &other] {
             std::fs::create_dir(path).unwrap();
@@ -124,5 +134,69 @@ fn what_can_be_written_by_another_path_is_not_trusted() {
         assert_eq!(stdout(&output), "ran", "{}", text(&output.stderr));
         assert!(!proof.exists());
         assert_eq!(world.record("tool")["decision"], "run");
+    });
+}
+
+/// What a session prints where a shell has mounted things first.
+fn after(world: &World, mounts: &str, profile: &str, script: &str) -> Output {
+    let config = world.write("c.toml", format!("profile = 'p'\n[permissions.p.filesystem]\n{profile}"));
+    let postern = prefix().join("bin/postern").display().to_string();
+    // What is denied is so outside the turn's sandbox too.
+    let rules = world.write("after.rules", "prefix_rule(['touch'], execution = 'unsandboxed')\n");
+    let options = ["--config", config.to_str().unwrap(), "--rules", rules.to_str().unwrap()];
+    let program = [&[&*postern][..], &options, &["--", "-fc", script]].concat();
+    mounted_by(world, mounts, &program)
+}
+
+#[test]
+fn what_is_mounted_in_a_denied_place_or_over_one_is_found() {
+    for_each_user(|world| {
+        if !is_root() {
+            return eprintln!("SKIPPED: only root mounts");
+        }
+        for name in ["denied/in", "other", "over/in", "below"] {
+            std::fs::create_dir_all(world.outside.join(name)).unwrap();
+        }
+        world.own();
+        let outside = world.outside.display();
+        let profile = format!(
+            "':root' = 'read'\n':project_roots' = 'write'\n'{outside}/denied' = 'none'\n'{outside}/over/in/deny' = 'none'\n"
+        );
+        // A file system of its own in the denied place, which is elsewhere as well; and a place of which a mount is
+        // hidden below another one.
+        let mounts = format!(
+            "cd {outside} && mount -t tmpfs t denied/in && echo SECRET > denied/in/k && chmod -R a+rX denied/in && \
+             mount --bind denied/in other && mount -t tmpfs t over/in && mkdir -p below/in/deny && \
+             echo SECRET > below/in/deny/k && mount --bind below over && cd {}",
+            world.workspace.display()
+        );
+        let script =
+            format!("cat {outside}/other/k {outside}/below/in/deny/k {outside}/denied/in/k; print end");
+        let plain = mounted_by(world, &mounts, &["sh", "-c", &script.replace("print", "echo")]);
+        assert_eq!(stdout(&plain), "SECRET\nSECRET\nSECRET\nend", "{}", text(&plain.stderr));
+        let output = after(world, &mounts, &profile, &script);
+        assert_eq!(stdout(&output), "end", "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn a_view_that_is_denied_and_a_project_that_is_mounted_twice_keep_nobody_from_working() {
+    for_each_user(|world| {
+        if !is_root() {
+            return eprintln!("SKIPPED: only root mounts");
+        }
+        let view = world.root.join("view");
+        std::fs::create_dir(&view).unwrap();
+        let no = world.write("outside/no", "");
+        let mounts = format!("mount --bind {} {}", world.workspace.display(), view.display());
+        let denying = |what: &Path| {
+            format!("':root' = 'read'\n':project_roots' = 'write'\n'{}' = 'none'\n", what.display())
+        };
+        let script = format!("echo x > note; cat note; cat {}/note; print end", view.display());
+        let output = after(world, &mounts, &denying(&view), &script);
+        assert_eq!(stdout(&output), "x\nend", "{}", text(&output.stderr));
+        let output = after(world, &mounts, &denying(&no), "touch touched; print $?; ls touched");
+        assert_eq!(stdout(&output), "0\ntouched", "{}", text(&output.stderr));
+        assert_eq!(world.record("touch")["execution"], serde_json::json!({ "permissions": "everything" }));
     });
 }

@@ -303,6 +303,8 @@ impl Resolved {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Reach {
     roots: Vec<PathBuf>,
+    /// Other paths of these.
+    also: Vec<PathBuf>,
     held: Option<Held>,
 }
 
@@ -326,7 +328,7 @@ impl Reach {
     pub(crate) fn of<'a>(profiles: impl IntoIterator<Item = &'a Resolved>) -> Self {
         let restricted = profiles.into_iter().filter(|profile| !profile.unrestricted);
         let roots = restricted.flat_map(|profile| profile.writable_roots().map(Path::to_path_buf)).collect();
-        Self { roots, held: None }
+        Self { roots, also: Vec::new(), held: None }
     }
 
     /// The same, but for what lies below `root` at these names, which no sandbox changes: the first
@@ -345,7 +347,7 @@ impl Reach {
             .find(|other| other.as_path() != root && (place.starts_with(other) || other.starts_with(&first)));
         match against {
             Some(other) => Err(other.clone()),
-            None => Ok(Self { roots: self.roots.clone(), held: Some(held) }),
+            None => Ok(Self { held: Some(held), ..self.clone() }),
         }
     }
 
@@ -366,18 +368,19 @@ impl Reach {
     }
 
     /// With what one more profile may write.
-    pub(crate) fn and(self, profile: &Resolved) -> Self {
-        self.and_roots(Self::of([profile]).roots)
-    }
-
-    /// With more places that a sandbox may write.
-    pub(crate) fn and_roots(mut self, roots: Vec<PathBuf>) -> Self {
-        let new: Vec<_> = roots.into_iter().filter(|root| !self.roots.contains(root)).collect();
+    pub(crate) fn and(mut self, profile: &Resolved) -> Self {
+        let new = Self::of([profile]).roots.into_iter().filter(|root| !self.roots.contains(root));
+        let new: Vec<_> = new.collect();
         self.roots.extend(new);
         self
     }
 
-    /// The places that a sandbox may write.
+    /// With all other paths of the places that a sandbox may write.
+    pub(crate) fn by_other_paths(self, also: Vec<PathBuf>) -> Self {
+        Self { also, ..self }
+    }
+
+    /// The places that a sandbox may write, as profiles name them.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
         self.roots.iter().map(PathBuf::as_path)
     }
@@ -391,12 +394,17 @@ impl Reach {
 
     /// Whether a path lies in a place that a sandbox may write. Then so does what is below it.
     pub(crate) fn is_within(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| path.starts_with(root))
+        self.roots.iter().chain(&self.also).any(|root| path.starts_with(root))
+    }
+
+    /// Whether a profile gives, by this path, something at, above or below it for writing.
+    pub(crate) fn gives(&self, path: &Path) -> bool {
+        !self.holds(path) && self.roots.iter().any(|root| path.starts_with(root) || root.starts_with(path))
     }
 
     /// Whether a sandboxed process could change what a path leads to, or anything below it.
     pub(crate) fn overlaps(&self, path: &Path) -> bool {
-        self.could_change(path) || self.roots.iter().any(|root| root.starts_with(path))
+        self.could_change(path) || self.roots.iter().chain(&self.also).any(|root| root.starts_with(path))
     }
 }
 

@@ -74,6 +74,23 @@ pub(super) fn weaknesses(profile: &Resolved, own: &Own, landlock_abi: u32) -> Ve
     found
 }
 
+/// The same where the mounts are known: what mounts below writable roots show of other places, and other paths of
+/// what is denied and hidden.
+pub(super) fn weaknesses_by_mounts(
+    may_write: impl Fn(&Path) -> bool,
+    shows: &[PathBuf],
+    denied: &[PathBuf],
+    hidden: &[PathBuf],
+) -> Vec<Weakness> {
+    let below = |paths: &[PathBuf]| paths.iter().find(|path| may_write(path)).cloned();
+    let found = [
+        ("read_only_below", shows.first().cloned()),
+        ("deny_below", below(denied)),
+        ("hide_state", below(hidden)),
+    ];
+    found.into_iter().filter_map(|(name, at)| Some(weakness(name, Some(&at?)))).collect()
+}
+
 /// What may be read of a profile with these holes: whole subtrees, and directories of which only the
 /// names may be read, since there is a hole below. Beside something denied not even those.
 ///

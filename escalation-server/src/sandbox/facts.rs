@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::alone::{Weakness, leaves, weaknesses};
+use super::alone::{Weakness, leaves, weaknesses, weaknesses_by_mounts};
+use super::closed::is_not_there;
 use super::globs::expand;
 use super::mounted::Mounts;
 use super::placeholder::Leases;
@@ -60,6 +61,8 @@ pub(crate) enum Refusal {
          let the profile write one of them"
     )]
     Twice(PathBuf, PathBuf),
+    #[error("cannot look at {path}: {error}; give yourself the right to search what leads there (chmod u+x)")]
+    Closed { path: PathBuf, error: io::Error },
     #[error("cannot look at {path}: {error}")]
     Look { path: PathBuf, error: io::Error },
     #[error("the pattern {pattern}: {what}")]
@@ -135,14 +138,8 @@ impl Facts {
         own: &Own,
         abilities: &Abilities,
     ) -> Result<Self, Refusal> {
-        if let Namespaces::None(obstacle) = abilities.namespaces {
-            let mut missing = weaknesses(profile, own, abilities.landlock_abi);
-            missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
-            if !missing.is_empty() {
-                let (profile, allowed) = (profile.name.clone(), abilities.allowed.clone());
-                let hint = obstacle.remedy();
-                return Err(Refusal::Weaker { profile, hint, missing, allowed });
-            }
+        if let Namespaces::None(_) = abilities.namespaces {
+            must_hold(profile, abilities, weaknesses(profile, own, abilities.landlock_abi))?;
         }
         if !profile.unix_sockets.is_empty() && !abilities.connects {
             return Err(Refusal::NoConnects(profile.name.clone()));
@@ -152,7 +149,7 @@ impl Facts {
             .leases
             .exclusively()
             .map_err(|error| Refusal::Look { path: own.leases.directory().to_path_buf(), error })?;
-        let looks = Looks { leases: &own.leases, found: RefCell::default() };
+        let looks = Looks { leases: &own.leases, found: RefCell::default(), failed: RefCell::default() };
         let there = |path: &Path| looks.there(path);
         let mut on_the_way = profile.entries.iter().flat_map(|(path, _)| path.ancestors());
         if let Some(link) = on_the_way.find(|part| looks.at(part).is_some_and(|found| found.is_symlink())) {
@@ -182,11 +179,17 @@ impl Facts {
                 }
             }
         }
+        let read_only = entries.iter().filter(|(_, access)| *access == Access::Read).map(|(path, _)| path);
+        let read_only = read_only
+            .filter(|path| path.parent().is_some_and(|above| profile.access(above) == Some(Access::Write)));
+        let others: Vec<_> = protected.iter().chain(read_only).flat_map(|path| mounts.others(path)).collect();
+        protected.extend(others);
+        let may_write = |path: &Path| profile.access(path) == Some(Access::Write);
+        let roots = profile.writable_roots();
+        let shows: Vec<_> = roots.flat_map(|root| mounts.also_elsewhere(root, may_write)).collect();
+        protected.extend(shows.iter().cloned());
         // A profile that has an entry of its own for such a path means what it says. And protection
         // takes, it never gives: the sandbox itself may have written where a `.git` file points.
-        let others: Vec<_> = protected.iter().flat_map(|path| mounts.others(path)).collect();
-        protected.extend(others);
-        protected.extend(profile.writable_roots().flat_map(|root| mounts.twice_below(root)));
         let meant = |path: &PathBuf| profile.entries.iter().any(|(entry, _)| entry == path);
         protected.retain(|path| !meant(path) && profile.access(path) == Some(Access::Write));
         absent.retain(|path| !meant(path) || profile.access(path) != Some(Access::Write));
@@ -194,8 +197,13 @@ impl Facts {
         absent.dedup();
         for path in &absent {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
-            let others = mounts.others(parent).into_iter().map(|other| other.join(name));
-            if let Some(other) = others.into_iter().find(|other| absent.contains(other)) {
+            let others = mounts.same(parent).into_iter().map(|other| other.join(name));
+            let open = |other: &PathBuf| {
+                may_write(other)
+                    && !meant(other)
+                    && !protected.iter().any(|covered| other.starts_with(covered))
+            };
+            if let Some(other) = others.into_iter().find(open) {
                 return Err(Refusal::Twice(path.clone(), other));
             }
         }
@@ -206,10 +214,31 @@ impl Facts {
         let mut hidden: Vec<_> = own.hidden.iter().filter(|path| looks.is_directory(path)).cloned().collect();
         let others: Vec<_> = hidden.iter().flat_map(|path| mounts.others(path)).collect();
         hidden.extend(others);
+        // Nothing of what is denied as a whole has to be hidden by itself.
+        hidden.retain(|path| {
+            let mut above = denied.iter().filter(|above| path.starts_with(above));
+            above.all(|above| {
+                profile.deciding(path).is_some_and(|(entry, _)| entry.starts_with(above) && entry != above)
+            })
+        });
+        let mut missing = abilities.missing(profile, own);
+        if let Namespaces::None(_) = abilities.namespaces {
+            let found = weaknesses_by_mounts(may_write, &shows, &denied, &hidden);
+            let new: Vec<_> =
+                found.iter().map(|weak| weak.name).filter(|name| !missing.contains(name)).collect();
+            missing.extend(new);
+            must_hold(profile, abilities, found)?;
+        }
         let readable = match abilities.namespaces {
             Namespaces::None(_) => leaves(profile, &denied, &hidden)?,
             _ => Vec::new(),
         };
+        if let Some((path, error)) = looks.failed.take() {
+            return Err(match error.kind() {
+                io::ErrorKind::PermissionDenied => Refusal::Closed { path, error },
+                _ => Refusal::Look { path, error },
+            });
+        }
         let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden).chain(&denied);
         let identity = |path: &PathBuf| looks.at(path).map_or((0, 0), |found| (found.dev(), found.ino()));
         Ok(Self {
@@ -222,16 +251,30 @@ impl Facts {
             serves_sockets: own.serves_sockets,
             readable,
             terminal: own.terminal.clone(),
-            missing: abilities.missing(profile, own),
+            missing,
             devices: devices(),
         })
     }
+}
+
+/// # Errors
+/// What cannot be held without namespaces, and is not allowed to be missing.
+fn must_hold(profile: &Resolved, abilities: &Abilities, mut missing: Vec<Weakness>) -> Result<(), Refusal> {
+    let Namespaces::None(obstacle) = abilities.namespaces else { return Ok(()) };
+    missing.retain(|weak| !abilities.allowed.iter().any(|name| name == weak.name));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (profile, allowed) = (profile.name.clone(), abilities.allowed.clone());
+    Err(Refusal::Weaker { profile, hint: obstacle.remedy(), missing, allowed })
 }
 
 /// What is at paths, each looked at once.
 struct Looks<'a> {
     leases: &'a Leases,
     found: RefCell<HashMap<OsString, Option<Metadata>>>,
+    /// What could not be looked at, and may be there.
+    failed: RefCell<Option<(PathBuf, io::Error)>>,
 }
 
 impl Looks<'_> {
@@ -240,7 +283,15 @@ impl Looks<'_> {
         if let Some(found) = self.found.borrow().get(path.as_os_str()) {
             return found.clone();
         }
-        let found = path.symlink_metadata().ok();
+        let found = match path.symlink_metadata() {
+            Ok(found) => Some(found),
+            Err(error) => {
+                if !is_not_there(path, &error) {
+                    self.failed.borrow_mut().get_or_insert((path.to_path_buf(), error));
+                }
+                None
+            }
+        };
         self.found.borrow_mut().insert(path.as_os_str().to_owned(), found.clone());
         found
     }
@@ -272,7 +323,13 @@ fn denied(
     let named = existing.iter().filter(|(path, access)| *access == Access::None && path != Path::new("/"));
     let mut denied: Vec<PathBuf> = named.map(|(path, _)| path.clone()).collect();
     denied.extend(expand(&profile.denied, profile.glob_depth)?);
-    let others: Vec<_> = denied.iter().flat_map(|path| mounts.others(path)).collect();
+    // Where the profile gives the very place by another name, or something in it, it denies a view of that.
+    let meant = |other: &PathBuf| {
+        let mut given = profile.entries.iter().filter(|(_, access)| *access != Access::None);
+        given.any(|(entry, _)| entry.starts_with(other))
+    };
+    let files = denied.iter().filter(|path| !mounts.same(path).iter().any(meant));
+    let others: Vec<_> = files.flat_map(|path| mounts.others(path)).filter(|other| !meant(other)).collect();
     denied.extend(others);
     denied.sort_unstable();
     denied.dedup();

@@ -1,11 +1,13 @@
 //! Patterns of denied paths, expanded into the paths that exist.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
+use super::closed::is_not_there;
 use super::facts::Refusal;
 use crate::profile::Denied;
 
@@ -56,16 +58,14 @@ pub(super) fn expand(patterns: &[Denied], depth: Option<NonZeroU32>) -> Result<V
         for entry in walk.filter_entry(|entry| !own(entry.path())) {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(error) if error.io_error().is_some_and(is_harmless) => continue,
+                Err(error) if is_harmless(&error) => continue,
                 Err(error) => return Err(refuse(error.to_string())),
             };
             let below = entry.path().strip_prefix(&denied.root).unwrap_or(entry.path());
             if below.as_os_str().is_empty() || !matcher.is_match(below) {
                 continue;
             }
-            let target =
-                if entry.path_is_symlink() { entry.path().canonicalize() } else { Ok(entry.into_path()) };
-            found.extend(target);
+            found.extend(target(entry).map_err(|error| refuse(error.to_string()))?);
             if found.len() > MOST {
                 return Err(refuse(format!("it matches more than {MOST} paths: narrow it")));
             }
@@ -76,9 +76,29 @@ pub(super) fn expand(patterns: &[Denied], depth: Option<NonZeroU32>) -> Result<V
     Ok(found)
 }
 
+/// What is there, be it where a link leads; none where that leads to nothing.
+fn target(entry: DirEntry) -> io::Result<Option<PathBuf>> {
+    if !entry.path_is_symlink() {
+        return Ok(Some(entry.into_path()));
+    }
+    match entry.path().canonicalize() {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => {
+            let named = entry.path().read_link().unwrap_or_default();
+            let leads = entry.path().parent().map_or_else(PathBuf::new, |beside| beside.join(named));
+            if is_not_there(&leads, &error) || error.raw_os_error() == Some(libc::ELOOP) {
+                Ok(None)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
+
 /// What went away meanwhile, and what this user cannot read either: nobody inside has more rights.
-fn is_harmless(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied)
+fn is_harmless(error: &walkdir::Error) -> bool {
+    let path = error.path().unwrap_or(Path::new("/"));
+    error.io_error().is_some_and(|error| is_not_there(path, error))
 }
 
 #[cfg(test)]

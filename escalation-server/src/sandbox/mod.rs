@@ -3,6 +3,7 @@
 
 mod alone;
 mod apply;
+mod closed;
 mod facts;
 mod globs;
 mod mounted;

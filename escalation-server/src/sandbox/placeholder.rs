@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::closed::is_ours_to_open;
 use crate::profile::packed;
 use crate::sys::process;
 
@@ -106,7 +107,8 @@ impl Leases {
 
 impl Placeholder {
     /// Puts stand-ins where nothing is, and joins the leases of those that are there. None where this
-    /// user may not create anything: then nobody inside can, who has no more rights.
+    /// user may not create anything: then nobody inside can, who has no more rights, unless by a mode that
+    /// is its own to change.
     ///
     /// # Errors
     /// As for creating files; and if something else is there by now.
@@ -143,9 +145,9 @@ impl Placeholder {
         if !joined {
             if let Err(error) = make(path) {
                 drop(fs::remove_file(&file));
-                let impossible = [libc::EACCES, libc::EPERM, libc::EROFS];
                 return match error.raw_os_error() {
-                    Some(errno) if impossible.contains(&errno) => Ok(None),
+                    Some(libc::EACCES) if is_ours_to_open(path) => Err(error),
+                    Some(libc::EACCES | libc::EPERM | libc::EROFS) => Ok(None),
                     _ => Err(error),
                 };
             }

@@ -114,7 +114,7 @@ pub(super) fn hold<'a>(
     if let Some(within) = found.within.first() {
         return Err(no(format!("something else is mounted at {}", shown(within))));
     }
-    if let Some(also) = found.also.iter().find(|also| reach.overlaps(also)) {
+    if let Some(also) = found.also.iter().find(|also| reach.gives(also)) {
         return Err(no(format!(
             "it is at {} too, by another mount, and a sandbox can write there",
             shown(also)
@@ -127,7 +127,7 @@ pub(super) fn hold<'a>(
              `postern sessions end {id}`"
         )));
     }
-    if !reach.overlaps(&tree.root) {
+    if !reach.gives(&tree.root) {
         return Ok(reach.clone());
     }
     if !below_writable {

@@ -1,8 +1,11 @@
 //! Mounts (mount(2), mount_setattr(2)), for a mount namespace of one's own.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use super::socket::check;
@@ -49,6 +52,26 @@ pub(crate) fn make_private() -> io::Result<()> {
 /// Mounts a fresh filesystem.
 pub(crate) fn fresh(kind: &CStr, target: &CStr, flags: libc::c_ulong, data: &CStr) -> io::Result<()> {
     mount(Some(kind), target, Some(kind), flags, Some(data))
+}
+
+/// The number of the mount that a path leads into, as proc_pid_mountinfo(5) has it (statx(2), Linux 5.8).
+///
+/// # Errors
+/// As statx(2); `Unsupported` where the kernel does not tell.
+pub(crate) fn id_at(path: &Path) -> io::Result<u64> {
+    const STATX_MNT_ID: libc::c_uint = 0x1000;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path is NUL-terminated and the buffer large enough.
+    check(unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, STATX_MNT_ID, found.as_mut_ptr()) })?;
+    // SAFETY: it was zeroed, and all of its fields are numbers.
+    let found = unsafe { found.assume_init() };
+    if found.stx_mask & STATX_MNT_ID == 0 {
+        Err(io::ErrorKind::Unsupported.into())
+    } else {
+        Ok(found.stx_mnt_id)
+    }
 }
 
 /// A detached copy of what is mounted at and below a handle (open_tree(2)).
