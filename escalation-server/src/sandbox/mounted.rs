@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{major, minor};
 
 use super::closed::is_ours_to_open;
 use super::watch::unescaped;
@@ -94,6 +95,15 @@ impl Mounts {
             }
         }
         Some(found)
+    }
+
+    /// Whether no mount is of the file system that holds a path.
+    fn shows_nothing_of(&self, path: &Path) -> bool {
+        let mut seen = path.ancestors().filter_map(|part| part.symlink_metadata().ok());
+        seen.next().is_some_and(|found| {
+            let device = format!("{}:{}", major(found.dev()), minor(found.dev()));
+            self.list.iter().all(|mount| mount.device != device.as_bytes())
+        })
     }
 
     /// The mount that holds a path, by its name: of those at one place the last one.
@@ -227,7 +237,11 @@ fn parse(mountinfo: &[u8]) -> Vec<Mounted> {
 pub(crate) fn by_every_path(reach: Reach) -> Reach {
     let anything = || vec![PathBuf::from("/")];
     let also = Mounts::now().ok().and_then(|mounts| {
-        let found = reach.roots().map(|root| mounts.elsewhere(root).map(|found| found.also));
+        let found = reach.roots().map(|root| {
+            // In a chroot(2) that is no mount itself, the one that holds all else is not listed.
+            let unlisted = || mounts.shows_nothing_of(root).then(Vec::new);
+            mounts.elsewhere(root).map(|found| found.also).or_else(unlisted)
+        });
         found.collect::<Option<Vec<_>>>()
     });
     let also = also.map_or_else(anything, |also| also.concat());
@@ -250,6 +264,14 @@ mod tests {
 33 22 8:1 /var /mnt/var rw - ext4 /dev/sda1 rw
 34 22 8:3 / /home/me/q/.agents/skills/data rw - tmpfs none rw
 ";
+
+    #[test]
+    fn a_file_system_of_which_nothing_is_listed_is_told_from_one_that_is() {
+        let root = Path::new("/");
+        let listed = Mounts::now().unwrap();
+        assert!(!listed.shows_nothing_of(root));
+        assert!(Mounts { list: Vec::new(), ..listed }.shows_nothing_of(root));
+    }
 
     #[test]
     fn every_other_path_is_found() {
