@@ -263,7 +263,7 @@ fn a_mode_that_is_taken_away_for_a_while_hides_nothing() {
         assert_eq!(stdout(&run("chmod 0 dir; print closed")), "closed");
         let output = run("chmod 755 dir; cat dir/sub/*; print started");
         assert_eq!(stdout(&output), "", "{}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("cannot be listed"), "{}", text(&output.stderr));
         // The same for a protected name, while the project itself cannot be looked into.
         let chmod = |mode: &str| world.plain("chmod", &[mode, &world.workspace.display().to_string()]);
         chmod("755");
@@ -276,5 +276,55 @@ fn a_mode_that_is_taken_away_for_a_while_hides_nothing() {
         chmod("755");
         assert!(!world.workspace.join(".git/hooks/pre-commit").exists(), "{}", text(&output.stderr));
         assert!(text(&output.stderr).contains("cannot look at "), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn nor_are_a_worktrees_directories_or_what_cannot_be_listed_taken_for_missing() {
+    for_each_user(|world| {
+        let User::Ordinary { .. } = world.user else { return };
+        let (main, tree) = (world.workspace.display(), world.root.join("tree"));
+        let made = world
+            .plain("git", &["-C", &main.to_string(), "worktree", "add", "-q", &tree.display().to_string()]);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let rules = world.write("r.rules", "prefix_rule(['sh'], execution = 'workspace-write')\n");
+        let run = |closes: &str| {
+            let script = format!(
+                "{closes}; sh -c 'sleep 0.3; echo x > {main}/.git/hooks/pre-commit && echo wrote' & sleep 0.1; chmod 755 {main}; wait"
+            );
+            let mut command = world.postern();
+            command.current_dir(&tree).arg("--add-dir").arg(&world.root).arg("--rules").arg(&rules);
+            finish(command.args(["--", "-fc", &script]))
+        };
+        for closes in ["true".to_owned(), format!("chmod 0 {main}")] {
+            let output = run(&closes);
+            world.plain("chmod", &["755", &main.to_string()]);
+            assert_eq!(stdout(&output), "", "{closes}: {}", text(&output.stderr));
+            assert!(!world.workspace.join(".git/hooks/pre-commit").exists());
+        }
+        // A directory of somebody else's that can be searched and not listed.
+        let shared = world.outside.join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        world.write("outside/shared/x.env", "SECRET\n");
+        let chown = std::process::Command::new("sh")
+            .args(["-c", "chown 0:0 \"$0\" && chmod 711 \"$0\""])
+            .arg(&shared)
+            .status();
+        assert!(chown.is_ok_and(|status| status.success()));
+        let config = world.root.join("c.toml");
+        let pattern = format!(
+            "profile = 'p'\n[permissions.p.filesystem]\n':root' = 'read'\n'{}/**/*.env' = 'none'\n",
+            world.outside.display()
+        );
+        std::fs::write(&config, pattern).unwrap();
+        let mut command = world.postern();
+        command.arg("--config").arg(&config).args(["--", "-fc", "cat \"$1\"", "zsh"]);
+        let output = finish(command.arg(shared.join("x.env")));
+        assert_eq!(stdout(&output), "");
+        assert!(
+            text(&output.stderr).contains("cannot be listed, and what matches there may be reached"),
+            "{}",
+            text(&output.stderr)
+        );
     });
 }

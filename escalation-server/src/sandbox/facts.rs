@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -234,10 +234,7 @@ impl Facts {
             _ => Vec::new(),
         };
         if let Some((path, error)) = looks.failed.take() {
-            return Err(match error.kind() {
-                io::ErrorKind::PermissionDenied => Refusal::Closed { path, error },
-                _ => Refusal::Look { path, error },
-            });
+            return Err(unseen(&path, error));
         }
         let covered = entries.iter().map(|(path, _)| path).chain(&protected).chain(&hidden).chain(&denied);
         let identity = |path: &PathBuf| looks.at(path).map_or((0, 0), |found| (found.dev(), found.ino()));
@@ -267,6 +264,15 @@ fn must_hold(profile: &Resolved, abilities: &Abilities, mut missing: Vec<Weaknes
     }
     let (profile, allowed) = (profile.name.clone(), abilities.allowed.clone());
     Err(Refusal::Weaker { profile, hint: obstacle.remedy(), missing, allowed })
+}
+
+/// What may be there, and cannot be looked at.
+fn unseen(path: &Path, error: io::Error) -> Refusal {
+    let path = path.to_path_buf();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Refusal::Closed { path, error },
+        _ => Refusal::Look { path, error },
+    }
 }
 
 /// What is at paths, each looked at once.
@@ -359,7 +365,7 @@ fn look(path: &Path, looks: &Looks<'_>, protected: &mut Vec<PathBuf>) -> Result<
     protected.push(path.to_path_buf());
     if found.is_some_and(|found| found.is_file())
         && path.ends_with(".git")
-        && let Some((own, common)) = git_directories(path)
+        && let Some((own, common)) = git_directories(path).map_err(|error| unseen(path, error))?
     {
         protected.extend(common);
         protected.push(own);
@@ -367,36 +373,63 @@ fn look(path: &Path, looks: &Looks<'_>, protected: &mut Vec<PathBuf>) -> Result<
     Ok(())
 }
 
-/// The text of a small file that names a directory. The sandbox may have put anything there, so
-/// that nothing but a regular file is opened for reading, and not much is read.
-fn first_line(path: &Path) -> Option<String> {
+/// The text of a small file that names a directory; none where no such file is. The sandbox may have put anything
+/// there, so that nothing but a regular file is opened for reading, and not much is read.
+///
+/// # Errors
+/// If it may be there.
+fn first_line(path: &Path) -> io::Result<Option<String>> {
     const MOST: u64 = 4096;
-    let file = std::fs::File::options()
+    let opened = File::options()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .ok()
-        .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))?;
-    let mut text = String::new();
-    file.take(MOST).read_to_string(&mut text).ok()?;
-    Some(text.lines().next().unwrap_or_default().to_owned())
+        .open(path);
+    // A link or a socket names nothing.
+    let names_none = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO));
+    let Some(file) = there(path, opened, names_none)? else { return Ok(None) };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(MOST).read_to_end(&mut text)?;
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8(line.to_vec()).ok())
+}
+
+/// What was found at a path; none where nothing is.
+fn there<T>(path: &Path, found: io::Result<T>, none: impl Fn(&io::Error) -> bool) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if none(&error) || is_not_there(path, &error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where a worktree's or submodule's `.git` file leads: to its own directory, and to the one that it
 /// shares with others.
-fn git_directories(file: &Path) -> Option<(PathBuf, Option<PathBuf>)> {
-    let line = first_line(file)?;
-    let own = file.parent()?.join(line.strip_prefix("gitdir:")?.trim()).canonicalize().ok()?;
-    let common = first_line(&own.join("commondir")).and_then(|to| own.join(to.trim()).canonicalize().ok());
-    Some((own, common))
+///
+/// # Errors
+/// If that cannot be looked at, and may be there.
+fn git_directories(file: &Path) -> io::Result<Option<(PathBuf, Option<PathBuf>)>> {
+    let real = |path: PathBuf| {
+        let found = path.canonicalize();
+        there(&path, found, |error| error.raw_os_error() == Some(libc::ELOOP))
+    };
+    let Some(line) = first_line(file)? else { return Ok(None) };
+    let named = file.parent().zip(line.strip_prefix("gitdir:"));
+    let Some(own) = named.map(|(beside, to)| real(beside.join(to.trim()))).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let common = first_line(&own.join("commondir"))?.map(|to| real(own.join(to.trim()))).transpose()?;
+    Ok(Some((own, common.flatten())))
 }
 
 /// The directories of a linked worktree: its own, and the repository's. None unless the repository
 /// knows this worktree too: who wrote the `.git` file may have been anybody.
 pub(crate) fn worktree(root: &Path) -> Option<(PathBuf, PathBuf)> {
     let file = root.join(".git");
-    let (own, common) = git_directories(&file)?;
-    let back = first_line(&own.join("gitdir"))?;
+    let (own, common) = git_directories(&file).ok()??;
+    let back = first_line(&own.join("gitdir")).ok()??;
     let knows = own.join(back.trim()).canonicalize().ok()? == file.canonicalize().ok()?;
     Some((own, common?)).filter(|(own, common)| knows && own.starts_with(common))
 }

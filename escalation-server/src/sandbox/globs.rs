@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher};
 use walkdir::{DirEntry, WalkDir};
 
-use super::closed::is_not_there;
+use super::closed::{can_be_searched, is_not_there};
 use super::facts::Refusal;
 use crate::profile::Denied;
 
@@ -59,6 +59,17 @@ pub(super) fn expand(patterns: &[Denied], depth: Option<NonZeroU32>) -> Result<V
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) if is_harmless(&error) => continue,
+                Err(error)
+                    if error
+                        .io_error()
+                        .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) =>
+                {
+                    let at = error.path().unwrap_or(&denied.root).display();
+                    return Err(refuse(format!(
+                        "{at} cannot be listed, and what matches there may be reached: give yourself the right to list it \
+                         (chmod u+rx), or deny by name what is below it"
+                    )));
+                }
                 Err(error) => return Err(refuse(error.to_string())),
             };
             let below = entry.path().strip_prefix(&denied.root).unwrap_or(entry.path());
@@ -95,10 +106,11 @@ fn target(entry: DirEntry) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// What went away meanwhile, and what this user cannot read either: nobody inside has more rights.
+/// What went away meanwhile, and what this user reaches neither by listing nor by its name: nobody inside has more
+/// rights.
 fn is_harmless(error: &walkdir::Error) -> bool {
     let path = error.path().unwrap_or(Path::new("/"));
-    error.io_error().is_some_and(|error| is_not_there(path, error))
+    error.io_error().is_some_and(|error| is_not_there(path, error)) && !can_be_searched(path)
 }
 
 #[cfg(test)]

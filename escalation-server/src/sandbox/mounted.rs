@@ -119,6 +119,11 @@ impl Mounts {
         told.or_else(|| self.by_name(path))
     }
 
+    /// Whether something is mounted at a path.
+    pub(super) fn is_mount(&self, path: &Path) -> bool {
+        self.list.iter().any(|mount| mount.at == path)
+    }
+
     /// Where something is mounted below a path.
     pub(super) fn below(&self, path: &Path) -> impl Iterator<Item = &Path> {
         self.list.iter().map(|mount| mount.at.as_path()).filter(move |at| at.starts_with(path) && *at != path)

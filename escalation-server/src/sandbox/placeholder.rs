@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::closed::is_ours_to_open;
+use super::closed::is_ours_to_write;
 use crate::profile::packed;
 use crate::sys::process;
 
@@ -145,10 +145,17 @@ impl Placeholder {
         if !joined {
             if let Err(error) = make(path) {
                 drop(fs::remove_file(&file));
+                let at = path.display();
                 return match error.raw_os_error() {
-                    Some(libc::EACCES) if is_ours_to_open(path) => Err(error),
+                    Some(libc::EACCES) if is_ours_to_write(path) => Err(io::Error::new(
+                        error.kind(),
+                        format!(
+                            "{at}: {error}; a mode of your own forbids it: give yourself the \
+                            right to write there (chmod u+wx), or let no profile write it"
+                        ),
+                    )),
                     Some(libc::EACCES | libc::EPERM | libc::EROFS) => Ok(None),
-                    _ => Err(error),
+                    _ => Err(io::Error::new(error.kind(), format!("{at}: {error}"))),
                 };
             }
             let metadata = path.symlink_metadata()?;

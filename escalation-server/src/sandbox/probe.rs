@@ -88,7 +88,7 @@ impl Abilities {
         let first = fs::read_to_string("/proc/self/uid_map")
             .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
         let armoured = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
-        let certain = first && !filtered && !armoured && is_proc_whole();
+        let certain = first && !filtered && !armoured && is_all_there();
         let peers = socket::pair().and_then(|(one, _other)| socket::peer_pidfd(&one)).is_ok();
         let namespaces = namespaces(capable, filtered, armoured, certain);
         let listener = !filtered || tried(can_listen);
@@ -167,10 +167,13 @@ fn namespaces(capable: bool, filtered: bool, armoured: bool, certain: bool) -> N
 }
 
 /// Whether nothing covers a part of `/proc`: else the kernel lets no user namespace mount another one. What systemd
-/// puts there covers an empty directory, which is no matter.
-fn is_proc_whole() -> bool {
+/// puts there covers an empty directory, which is no matter. And whether `/` is a mount: in a chroot(2) there are no
+/// user namespaces.
+fn is_all_there() -> bool {
     let harmless = Path::new("/proc/sys/fs/binfmt_misc");
-    Mounts::now().is_ok_and(|mounts| mounts.below(Path::new("/proc")).all(|at| at == harmless))
+    Mounts::now().is_ok_and(|mounts| {
+        mounts.below(Path::new("/proc")).all(|at| at == harmless) && mounts.is_mount(Path::new("/"))
+    })
 }
 
 /// Whether something works, in a process of its own.
