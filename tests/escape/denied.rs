@@ -328,3 +328,56 @@ fn nor_are_a_worktrees_directories_or_what_cannot_be_listed_taken_for_missing() 
         );
     });
 }
+
+#[test]
+fn a_worktrees_repository_is_protected_however_its_path_is_written() {
+    for_each_user(|world| {
+        // Names that are no UTF-8, that hold a line's end, or that end in a blank.
+        for (number, name) in [b"ma\xff".as_slice(), b"ma\nb", b"main "].into_iter().enumerate() {
+            let above = world.root.join(format!("above{number}"));
+            let main = above.join(std::ffi::OsStr::from_bytes(name));
+            std::fs::create_dir_all(&main).unwrap();
+            world.own();
+            let made = "cd \"$0\" && git init -q && git -c user.name=x -c user.email=x commit -q --allow-empty -m x && \
+                git worktree add -q ../tree && cd ../tree && mv ../*/.git/worktrees/tree '../worktree' && \
+                mv ../worktree \"$0/.git/worktrees/tree \" && \
+                printf 'gitdir: %s/.git/worktrees/tree \\n' \"$0\" > .git && git status";
+            let made = finish(world.plain_command("sh").arg("-c").arg(made).arg(&main));
+            assert!(made.status.success(), "{}", text(&made.stderr));
+            let mut command = world.postern();
+            command.current_dir(above.join("tree")).arg("--add-dir").arg(&above);
+            let script = "for file (../*/.git/hooks/update.sample ../*/.git/config ../*/.git/worktrees/*/commondir) \
+                { echo x >> $file && print $file }; print tried";
+            let output = finish(command.args(["--", "-fc", script]));
+            assert_eq!(stdout(&output), "tried", "{name:?}: {}", text(&output.stderr));
+        }
+        // A link, or a directory left again, on the way there could be put elsewhere before the next session.
+        let above = world.root.join("above");
+        std::fs::create_dir_all(above.join("tree")).unwrap();
+        std::fs::create_dir_all(above.join("side")).unwrap();
+        std::fs::create_dir_all(above.join("main/.git/worktrees/tree")).unwrap();
+        std::os::unix::fs::symlink("main", above.join("link")).unwrap();
+        let run = |gitdir: &str, script: &str| {
+            std::fs::write(above.join("tree/.git"), format!("gitdir: {gitdir}\n")).unwrap();
+            world.own();
+            let mut command = world.postern();
+            command.current_dir(above.join("tree")).arg("--add-dir").arg(&above);
+            finish(command.args(["--", "-fc", script]))
+        };
+        for gitdir in ["../link/.git/worktrees/tree", "../side/../main/.git/worktrees/tree"] {
+            let output = run(gitdir, "print started");
+            assert_eq!(stdout(&output), "", "{gitdir}");
+            let part = gitdir.split('/').nth(1).unwrap();
+            let expected = format!("leads through {}", above.join(part).display());
+            assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
+        }
+        // And what it leads to and is missing could be made.
+        let output = run("../gone/.git/worktrees/tree", "mkdir -p ../gone/.git && print made; print tried");
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!above.join("gone").exists());
+        let output =
+            run("../main/.git/worktrees/tree", "echo x > ../main/.git/worktrees/tree/x; print tried");
+        assert_eq!(stdout(&output), "tried", "{}", text(&output.stderr));
+        assert!(!above.join("main/.git/worktrees/tree/x").exists());
+    });
+}

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -57,11 +58,18 @@ pub(crate) enum Refusal {
     )]
     ProtectedLink(PathBuf),
     #[error(
+        "{0} leads through {1}, which the sandbox could put elsewhere: name the git directory in it without that, or \
+         start elsewhere"
+    )]
+    GitThrough(PathBuf, PathBuf),
+    #[error(
         "{0} and {1} are the same place, mounted twice, where what is missing cannot be kept from being made at both: \
          let the profile write one of them"
     )]
     Twice(PathBuf, PathBuf),
-    #[error("cannot look at {path}: {error}; give yourself the right to search what leads there (chmod u+x)")]
+    #[error(
+        "cannot look at {path}: {error}; give yourself the right to search what leads there, and to read it (chmod u+rx)"
+    )]
     Closed { path: PathBuf, error: io::Error },
     #[error("cannot look at {path}: {error}")]
     Look { path: PathBuf, error: io::Error },
@@ -165,6 +173,7 @@ impl Facts {
                 absent.push(missing.to_path_buf());
             }
         }
+        let may_write = |path: &Path| profile.access(path) == Some(Access::Write);
         let mut protected = Vec::new();
         for root in profile.writable_roots().filter(|root| looks.is_directory(root)) {
             if own.temporary.iter().any(|temporary| temporary == root) {
@@ -173,7 +182,7 @@ impl Facts {
             for name in PROTECTED {
                 let path = root.join(name);
                 if there(&path) {
-                    look(&path, &looks, &mut protected)?;
+                    look(&path, &looks, may_write, &mut protected, &mut absent)?;
                 } else if name != ".git" && !is_inside_protected(root) {
                     absent.push(path);
                 }
@@ -184,7 +193,6 @@ impl Facts {
             .filter(|path| path.parent().is_some_and(|above| profile.access(above) == Some(Access::Write)));
         let others: Vec<_> = protected.iter().chain(read_only).flat_map(|path| mounts.others(path)).collect();
         protected.extend(others);
-        let may_write = |path: &Path| profile.access(path) == Some(Access::Write);
         let roots = profile.writable_roots();
         let shows: Vec<_> = roots.flat_map(|root| mounts.also_elsewhere(root, may_write)).collect();
         protected.extend(shows.iter().cloned());
@@ -192,7 +200,10 @@ impl Facts {
         // takes, it never gives: the sandbox itself may have written where a `.git` file points.
         let meant = |path: &PathBuf| profile.entries.iter().any(|(entry, _)| entry == path);
         protected.retain(|path| !meant(path) && profile.access(path) == Some(Access::Write));
-        absent.retain(|path| !meant(path) || profile.access(path) != Some(Access::Write));
+        absent.retain(|path| {
+            let covered = protected.iter().any(|covered| path != covered && path.starts_with(covered));
+            !covered && (!meant(path) || !may_write(path))
+        });
         absent.sort_unstable();
         absent.dedup();
         for path in &absent {
@@ -357,79 +368,128 @@ fn is_inside_protected(root: &Path) -> bool {
     root.components().any(|part| PROTECTED.iter().any(|name| part.as_os_str() == *name))
 }
 
-fn look(path: &Path, looks: &Looks<'_>, protected: &mut Vec<PathBuf>) -> Result<(), Refusal> {
+/// Protects what is there, and where a worktree's or submodule's `.git` file leads: to its own directory, and from there
+/// to the one that it shares with others.
+fn look(
+    path: &Path,
+    looks: &Looks<'_>,
+    may_write: impl Fn(&Path) -> bool,
+    protected: &mut Vec<PathBuf>,
+    absent: &mut Vec<PathBuf>,
+) -> Result<(), Refusal> {
     let found = looks.at(path);
     if found.as_ref().is_some_and(Metadata::is_symlink) {
         return Err(Refusal::ProtectedLink(path.to_path_buf()));
     }
     protected.push(path.to_path_buf());
-    if found.is_some_and(|found| found.is_file())
-        && path.ends_with(".git")
-        && let Some((own, common)) = git_directories(path).map_err(|error| unseen(path, error))?
-    {
-        protected.extend(common);
-        protected.push(own);
+    if !found.is_some_and(|found| found.is_file()) || !path.ends_with(".git") {
+        return Ok(());
+    }
+    let (mut file, mut prefix) = (path.to_path_buf(), GITDIR);
+    while let Some(named) = named(&file, prefix).map_err(|error| unseen(&file, error))? {
+        let way = follow(&file, &named, looks)?;
+        if let Some(loose) = way.loose.into_iter().find(|part| may_write(part)) {
+            return Err(Refusal::GitThrough(file, loose));
+        }
+        if !way.there {
+            absent.extend(way.to.parent().is_some_and(may_write).then_some(way.to));
+            break;
+        }
+        protected.push(way.to.clone());
+        if prefix != GITDIR {
+            break;
+        }
+        (file, prefix) = (way.to.join("commondir"), b"");
     }
     Ok(())
 }
 
-/// The text of a small file that names a directory; none where no such file is. The sandbox may have put anything
-/// there, so that nothing but a regular file is opened for reading, and not much is read.
+/// Where a path leads.
+struct Way {
+    /// What it leads to, or the first part of that which is missing.
+    to: PathBuf,
+    there: bool,
+    /// What it leads through and does not lie in: links, and directories that it leaves again. Whoever may move
+    /// those leads it elsewhere.
+    loose: Vec<PathBuf>,
+}
+
+/// Follows what a file names.
+///
+/// # Errors
+/// If a link cannot be read, or there are too many.
+fn follow(file: &Path, named: &Path, looks: &Looks<'_>) -> Result<Way, Refusal> {
+    // As many as path_resolution(7) allows.
+    const MOST_LINKS: usize = 40;
+    let parts = |path: &Path| path.iter().rev().map(OsString::from).collect::<Vec<_>>();
+    let (mut to, mut left, mut loose, mut links) = (PathBuf::new(), parts(named), Vec::new(), 0);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            loose.extend((!file.starts_with(&to)).then(|| to.clone()));
+            to.pop();
+            continue;
+        }
+        if part == "." {
+            continue;
+        }
+        to.push(part);
+        if !looks.there(&to) {
+            return Ok(Way { to, there: false, loose });
+        }
+        if looks.at(&to).is_some_and(|found| found.is_symlink()) {
+            links += 1;
+            let leads = match links {
+                ..=MOST_LINKS => to.read_link(),
+                _ => Err(io::Error::from_raw_os_error(libc::ELOOP)),
+            };
+            left.extend(parts(&leads.map_err(|error| unseen(&to, error))?));
+            loose.push(to.clone());
+            to.pop();
+        }
+    }
+    Ok(Way { to, there: true, loose })
+}
+
+/// What a `.git` file begins with that names a directory, gitrepository-layout(5).
+const GITDIR: &[u8] = b"gitdir: ";
+
+/// The path that a small file names after what it begins with, read as git reads it; none where no such file is. The
+/// sandbox may have put anything there, so that nothing but a regular file is opened for reading, and not much is read.
 ///
 /// # Errors
 /// If it may be there.
-fn first_line(path: &Path) -> io::Result<Option<String>> {
-    const MOST: u64 = 4096;
+fn named(path: &Path, prefix: &[u8]) -> io::Result<Option<PathBuf>> {
+    // More than any path has.
+    const MOST: u64 = 8192;
     let opened = File::options()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path);
-    // A link or a socket names nothing.
-    let names_none = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO));
-    let Some(file) = there(path, opened, names_none)? else { return Ok(None) };
+    let file = match opened {
+        Ok(file) => file,
+        // A link or a socket names nothing.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => return Ok(None),
+        Err(error) if is_not_there(path, &error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     if !file.metadata()?.is_file() {
         return Ok(None);
     }
     let mut text = Vec::new();
     file.take(MOST).read_to_end(&mut text)?;
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8(line.to_vec()).ok())
-}
-
-/// What was found at a path; none where nothing is.
-fn there<T>(path: &Path, found: io::Result<T>, none: impl Fn(&io::Error) -> bool) -> io::Result<Option<T>> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if none(&error) || is_not_there(path, &error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Where a worktree's or submodule's `.git` file leads: to its own directory, and to the one that it
-/// shares with others.
-///
-/// # Errors
-/// If that cannot be looked at, and may be there.
-fn git_directories(file: &Path) -> io::Result<Option<(PathBuf, Option<PathBuf>)>> {
-    let real = |path: PathBuf| {
-        let found = path.canonicalize();
-        there(&path, found, |error| error.raw_os_error() == Some(libc::ELOOP))
-    };
-    let Some(line) = first_line(file)? else { return Ok(None) };
-    let named = file.parent().zip(line.strip_prefix("gitdir:"));
-    let Some(own) = named.map(|(beside, to)| real(beside.join(to.trim()))).transpose()?.flatten() else {
-        return Ok(None);
-    };
-    let common = first_line(&own.join("commondir"))?.map(|to| real(own.join(to.trim()))).transpose()?;
-    Ok(Some((own, common.flatten())))
+    let end = text.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
+    let rest = text[..end].strip_prefix(prefix).and_then(|rest| rest.split(|&byte| byte == 0).next());
+    let beside = path.parent().unwrap_or(path);
+    Ok(rest.filter(|rest| !rest.is_empty()).map(|rest| beside.join(OsStr::from_bytes(rest))))
 }
 
 /// The directories of a linked worktree: its own, and the repository's. None unless the repository
 /// knows this worktree too: who wrote the `.git` file may have been anybody.
 pub(crate) fn worktree(root: &Path) -> Option<(PathBuf, PathBuf)> {
     let file = root.join(".git");
-    let (own, common) = git_directories(&file).ok()??;
-    let back = first_line(&own.join("gitdir")).ok()??;
-    let knows = own.join(back.trim()).canonicalize().ok()? == file.canonicalize().ok()?;
-    Some((own, common?)).filter(|(own, common)| knows && own.starts_with(common))
+    let real = |file: &Path, prefix| named(file, prefix).ok()??.canonicalize().ok();
+    let own = real(&file, GITDIR)?;
+    let common = real(&own.join("commondir"), b"")?;
+    let knows = real(&own.join("gitdir"), b"")? == file.canonicalize().ok()?;
+    (knows && own.starts_with(&common)).then_some((own, common))
 }
